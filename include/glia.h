@@ -1,0 +1,337 @@
+/* glia.h — the public interface of libglia: load a GGUF model, run requests, read tokens and activations.
+ *
+ * Shape of the interface: *request in, events out*.  A request is described by plain values, copied on submit; its
+ * results arrive as a queue of events that the caller drains.  No pointer into the running engine ever leaves it.
+ *
+ * Threads: every function may be called from any thread unless it says otherwise.  One glia_request must be drained
+ * by one thread at a time.  Each model runs on one engine thread of its own, the only thread that drives llama.cpp.
+ *
+ * Errors: functions that can fail return glia_status and fill *err (which may be NULL).  On failure *out is NULL.
+ *
+ * SPDX-License-Identifier: MIT */
+#ifndef GLIA_H
+#define GLIA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define GLIA_VERSION "0.1.0"
+
+/* ------------------------------------------------------------------ status and errors */
+
+/* name, HTTP status, wire type ("error.type"), wire code ("error.code"): one row adds an error everywhere. */
+#define GLIA_STATUS_MAP(X)                                                                                             \
+    X(OK, 200, "ok", "ok")                                                                                             \
+    X(EINVAL, 400, "invalid_request_error", "invalid_value")                                                           \
+    X(ECONTEXT, 400, "invalid_request_error", "context_length_exceeded")                                               \
+    X(EAUTH, 401, "authentication_error", "invalid_api_key")                                                           \
+    X(EFORBIDDEN, 403, "permission_error", "forbidden")                                                                \
+    X(ENOTFOUND, 404, "not_found_error", "not_found")                                                                  \
+    X(EMODEL, 404, "not_found_error", "model_not_found")                                                               \
+    X(EMETHOD, 405, "invalid_request_error", "method_not_allowed")                                                     \
+    X(ETIMEOUT, 408, "timeout_error", "timeout")                                                                       \
+    X(ETOOLARGE, 413, "invalid_request_error", "too_large")                                                            \
+    X(EHOOK, 422, "hook_error", "hook_unavailable")                                                                    \
+    X(EBUSY, 429, "rate_limit_error", "busy")                                                                          \
+    X(EHEADERS, 431, "invalid_request_error", "headers_too_large")                                                     \
+    X(ECANCELLED, 499, "cancelled_error", "cancelled")                                                                 \
+    X(EINTERNAL, 500, "server_error", "internal_error")                                                                \
+    X(EIO, 500, "server_error", "storage_error")                                                                       \
+    X(EUNPROVEN, 500, "server_error", "rows_unproven")                                                                 \
+    X(EUNAVAILABLE, 503, "server_error", "unavailable")                                                                \
+    X(ENOMEM, 507, "server_error", "out_of_memory")
+
+typedef enum glia_status {
+#define X(name, http, type, code) GLIA_##name,
+    GLIA_STATUS_MAP(X)
+#undef X
+} glia_status;
+
+typedef struct glia_err {
+    glia_status status;
+    char param[96];    /* the request field that is wrong, "" when none */
+    char message[480]; /* one line, says what is wrong and the way out */
+} glia_err;
+
+int glia_status_http(glia_status st);          /* HTTP status code */
+const char *glia_status_type(glia_status st);  /* error.type on the wire */
+const char *glia_status_code(glia_status st);  /* error.code on the wire */
+const char *glia_version(void);
+const char *glia_llama_version(void);          /* version of the llama.cpp inside */
+
+/* ------------------------------------------------------------------ points of the residual block */
+
+/* name, meaning.  The order is the order in which a block computes them.  spec: docs/HOOKS.md. */
+#define GLIA_POINT_MAP(X)                                                                                              \
+    X(EMBEDDINGS, "embeddings", "token embedding rows, before scaling and positions")                                  \
+    X(RESID_PRE, "resid_pre", "residual stream entering the block")                                                    \
+    X(ATTN_IN, "attn_in", "attention input, after its norm")                                                           \
+    X(Q, "q", "queries of all heads before RoPE, after the q norm where there is one")                                 \
+    X(K, "k", "keys of all KV heads before RoPE, after the k norm where there is one")                                 \
+    X(VALUE, "value", "values of all KV heads")                                                                        \
+    X(Z, "z", "attention-weighted values of all heads, before the output projection")                                  \
+    X(ATTN_OUT, "attn_out", "output of the attention's output projection")                                             \
+    X(ATTN_OUT_POST, "attn_out_post", "what the attention adds to the residual stream")                                \
+    X(RESID_MID, "resid_mid", "residual stream between attention and MLP")                                             \
+    X(MLP_IN, "mlp_in", "MLP input, after its norm")                                                                   \
+    X(MLP_ACT, "mlp_act", "MLP hidden activations, input of the down projection")                                      \
+    X(MLP_OUT, "mlp_out", "output of the MLP's down projection")                                                       \
+    X(MLP_OUT_POST, "mlp_out_post", "what the MLP adds to the residual stream")                                        \
+    X(RESID_POST, "resid_post", "residual stream leaving the block")                                                   \
+    X(FINAL_NORM, "final_norm", "residual stream after the last norm")                                                 \
+    X(LM_HEAD, "lm_head", "logits over the vocabulary")
+
+typedef enum glia_point {
+#define X(id, name, meaning) GLIA_POINT_##id,
+    GLIA_POINT_MAP(X)
+#undef X
+    GLIA_N_POINTS
+} glia_point;
+
+const char *glia_point_name(glia_point p);            /* canonical name */
+const char *glia_point_meaning(glia_point p);
+bool glia_point_has_layer(glia_point p);              /* false: embeddings, final_norm, lm_head */
+bool glia_point_from_name(const char *name, glia_point *out);
+
+typedef enum glia_grade {
+    GLIA_GRADE_ABSENT = 0, /* this model has no such tensor; reason says why */
+    GLIA_GRADE_AMBIGUOUS,  /* several candidates: refused */
+    GLIA_GRADE_STRUCTURAL, /* found by graph structure and weight names */
+    GLIA_GRADE_PROVEN      /* structural, and its numeric identity held on this machine */
+} glia_grade;
+const char *glia_grade_name(glia_grade g);
+
+typedef struct glia_point_info {
+    glia_grade grade;
+    int32_t width;      /* floats per row; 0 when absent */
+    int32_t n_heads;    /* > 0 for q, k, value, z: width = n_heads * head_dim */
+    int32_t head_dim;
+    char reason[96];    /* why absent or ambiguous, "" otherwise */
+} glia_point_info;
+
+/* ------------------------------------------------------------------ models */
+
+typedef struct glia_model glia_model;
+
+typedef enum glia_flash { GLIA_FLASH_AUTO = 0, GLIA_FLASH_ON, GLIA_FLASH_OFF } glia_flash;
+typedef enum glia_kv_type { GLIA_KV_F16 = 0, GLIA_KV_F32, GLIA_KV_Q8_0 } glia_kv_type;
+
+typedef struct glia_model_params {
+    const char *path;      /* GGUF file (first part when split) */
+    const char *id;        /* name on the wire; NULL: derived from the file name */
+    int32_t n_ctx;         /* tokens per request; 0: min(trained context, 4096) */
+    int32_t n_parallel;    /* slots = requests computed together; 0: 4 */
+    int32_t n_batch;       /* most tokens in one forward pass; 0: 512 */
+    int32_t n_threads;     /* 0: one per core */
+    int32_t n_gpu_layers;  /* -1: all that fit the build, 0: none */
+    glia_flash flash;
+    glia_kv_type kv_type;
+    size_t memory_limit;   /* bytes for weights + KV cache; 0: what the system has available now */
+    size_t queue_limit;    /* waiting requests before GLIA_EBUSY; 0: 256 */
+    size_t event_bytes;    /* bytes of undelivered events that pause a slot; 0: 8 MiB */
+    size_t capture_bytes;  /* most activation bytes one request may ask for; 0: 2 GiB */
+    bool (*on_progress)(float fraction, void *ud); /* load progress 0..1; false cancels.  May be NULL */
+    void *progress_ud;
+} glia_model_params;
+
+void glia_model_params_init(glia_model_params *p); /* all defaults */
+
+/* Load a model and start its engine thread.  Blocks until it is ready or has failed.
+ * EINVAL: unreadable, truncated or corrupt file, unknown architecture.  ENOMEM: would not fit memory_limit. */
+glia_status glia_model_open(glia_model **out, const glia_model_params *p, glia_err *err);
+
+/* Cancel all requests, stop the thread, free the weights.  NULL is fine.  Every glia_request of the model stays
+ * valid (its queue ends with an ECANCELLED error event) and must still be freed, before or after. */
+void glia_model_close(glia_model *m);
+
+typedef struct glia_model_info {
+    const char *id, *path, *arch, *description; /* live as long as the model */
+    int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab;
+    int32_t n_ctx, n_ctx_train, n_parallel, n_batch;
+    uint64_t n_params, n_bytes;
+    int64_t created; /* seconds since 1970, when it was loaded */
+    bool flash_attention, has_chat_template;
+    const char *hooks_refused; /* why no hook can be served at all, NULL when they can */
+} glia_model_info;
+
+void glia_model_get_info(const glia_model *m, glia_model_info *out);
+
+/* What is known of one point at one layer (layer is ignored for points without one).  False: layer out of range. */
+bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out);
+
+/* Text → token ids.  *out is malloc'ed, freed by the caller with glia_free. */
+glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_text, bool add_special,
+                                bool parse_special, int32_t **out, size_t *n_out, glia_err *err);
+/* Token ids → text; bytes may be cut UTF-8 when ids are.  *out is NUL-terminated, freed with glia_free. */
+glia_status glia_model_detokenize(const glia_model *m, const int32_t *ids, size_t n_ids, bool special, char **out,
+                                  size_t *n_out, glia_err *err);
+
+/* Render a chat through the model's own template.
+ *   messages_json  a JSON array of OpenAI messages, already validated by the caller (roles, text content)
+ *   *out           the prompt text, to be tokenised with parse_special = true, freed with glia_free
+ *   *add_special   whether tokenising must add BOS (the template did not)
+ * EINVAL: the template refuses these messages (its own words are in err). */
+glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_json, size_t n_json, char **out,
+                                   size_t *n_out, bool *add_special, glia_err *err);
+
+void glia_free(void *p);
+
+/* ------------------------------------------------------------------ requests */
+
+typedef struct glia_request glia_request;
+
+typedef struct glia_logit_bias {
+    int32_t token;
+    float bias; /* added to the logit; -INFINITY forbids the token */
+} glia_logit_bias;
+
+/* llama.cpp's usual samplers, applied in this order: logit bias, penalties, DRY, top-n-sigma, top-k, typical, top-p,
+ * min-p, XTC, temperature, draw.  Neutral values switch a stage off. */
+typedef struct glia_sampling {
+    uint32_t seed;          /* GLIA_SEED_RANDOM: a fresh one per request */
+    float temperature;      /* 0: greedy */
+    int32_t top_k;          /* 0: off */
+    float top_p;            /* 1: off */
+    float min_p;            /* 0: off */
+    float typical_p;        /* 1: off */
+    float top_n_sigma;      /* < 0: off */
+    float xtc_probability;  /* 0: off */
+    float xtc_threshold;
+    int32_t penalty_last_n; /* 0: off, -1: whole context */
+    float penalty_repeat;   /* 1: off */
+    float penalty_frequency, penalty_presence; /* 0: off */
+    float dry_multiplier;   /* 0: off */
+    float dry_base;
+    int32_t dry_allowed_length, dry_penalty_last_n;
+    int32_t mirostat;       /* 0: off, 1, 2: replaces the truncating samplers */
+    float mirostat_tau, mirostat_eta;
+    int32_t n_logprobs;     /* -1: none; 0: of the drawn token only; n: and the n likeliest (≤ 100) */
+    const glia_logit_bias *bias;
+    size_t n_bias;
+    bool ignore_eos;        /* go on after end-of-generation tokens */
+} glia_sampling;
+#define GLIA_SEED_RANDOM UINT32_MAX
+#define GLIA_MAX_LOGPROBS 100
+
+enum { GLIA_PHASE_PROMPT = 1, GLIA_PHASE_GENERATED = 2, GLIA_PHASE_ALL = 3 };
+
+/* One thing to capture: one point at one layer, some rows. */
+typedef struct glia_hook {
+    glia_point point;
+    int32_t layer;             /* 0..n_layer-1; ignored for points without a layer */
+    uint32_t phases;           /* GLIA_PHASE_* bits: rows of the prompt, of generated tokens, or both */
+    const int64_t *positions;  /* NULL: every row.  Else absolute positions; negative ones count from the end of the
+                                  prompt (-1: its last token) */
+    size_t n_positions;
+    const int32_t *heads;      /* NULL: every head.  Else head indices, for points with heads */
+    size_t n_heads;
+} glia_hook;
+
+typedef struct glia_request_params {
+    const int32_t *prompt; /* token ids, at least one */
+    size_t n_prompt;
+    int32_t max_tokens;    /* most tokens to generate; 0: none, only run the prompt; -1: until the context is full */
+    glia_sampling sampling;
+    const char *const *stop; /* UTF-8 strings that end the answer; not part of the text */
+    size_t n_stop;
+    const glia_hook *hooks;
+    size_t n_hooks;
+    bool no_cache;         /* recompute the whole prompt */
+    bool want_progress;    /* send GLIA_EVENT_PROGRESS during the prompt */
+} glia_request_params;
+
+void glia_request_params_init(glia_request_params *p); /* defaults: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05 */
+
+/* Check, copy and queue a request.  Nothing of *p is kept.
+ * ECONTEXT: prompt + max_tokens do not fit.  EHOOK: a point is absent or ambiguous (err->param names the hook as
+ * "activation_hooks[i]").  ETOOLARGE: more capture bytes than allowed.  EBUSY: queue full. */
+glia_status glia_request_submit(glia_request **out, glia_model *m, const glia_request_params *p, glia_err *err);
+
+/* Bytes of activations that these hooks would return (f32). */
+glia_status glia_request_capture_bytes(const glia_model *m, const glia_request_params *p, uint64_t *out, glia_err *err);
+
+typedef enum glia_event_kind {
+    GLIA_EVENT_PROGRESS,
+    GLIA_EVENT_TOKEN,
+    GLIA_EVENT_ACTIVATIONS,
+    GLIA_EVENT_DONE,
+    GLIA_EVENT_ERROR
+} glia_event_kind;
+
+typedef enum glia_finish { GLIA_FINISH_STOP, GLIA_FINISH_STOP_STRING, GLIA_FINISH_LENGTH } glia_finish;
+
+typedef struct glia_logprob {
+    int32_t token;
+    float logprob; /* natural logarithm of softmax over the raw logits */
+} glia_logprob;
+
+/* The rows that one hook got from one forward pass (the whole prompt is one pass on the wire, however it was chunked). */
+typedef struct glia_frame {
+    size_t hook;       /* index into the request's hooks */
+    glia_point point;
+    int32_t layer;     /* -1 for points without one */
+    glia_grade grade;
+    uint32_t phase;    /* GLIA_PHASE_PROMPT or GLIA_PHASE_GENERATED */
+    int32_t n_rows;
+    int32_t width;     /* floats per row */
+    int32_t n_heads, head_dim; /* 0 when the point has no heads; after head selection */
+    const int32_t *positions;  /* [n_rows] absolute positions */
+    const int32_t *token_ids;  /* [n_rows] the token at that position */
+    const float *data;         /* [n_rows, width] row-major */
+} glia_frame;
+
+typedef struct glia_usage {
+    int32_t n_prompt;    /* tokens of the prompt */
+    int32_t n_cached;    /* of these, taken from the prompt cache */
+    int32_t n_generated; /* drawn tokens, the end-of-generation token included */
+    double queue_ms, prompt_ms, generate_ms;
+} glia_usage;
+
+typedef struct glia_event {
+    glia_event_kind kind;
+    union {
+        struct { int32_t n_done, n_total; } progress;
+        struct {
+            int32_t id;          /* the drawn token */
+            int32_t index;       /* 0-based among the generated */
+            const char *text;    /* text that became final with this token: whole UTF-8, stop strings held back;
+                                    may be empty, may hold text of earlier tokens */
+            size_t n_text;
+            float logprob;       /* valid when n_logprobs ≥ 0 */
+            const glia_logprob *top; /* [n_top] */
+            size_t n_top;
+            bool is_eog;
+        } token;
+        struct { const glia_frame *frames; size_t n_frames; } activations;
+        struct {
+            glia_finish finish;
+            const char *stop;    /* the stop string that ended it, or NULL */
+            const char *text;    /* text that was held back for stop strings and is final now */
+            size_t n_text;
+            glia_usage usage;
+        } done;
+        glia_err error;
+    } u;
+} glia_event;
+
+/* Take the next event, waiting at most timeout_ms (0: do not wait, -1: for ever).  NULL: none in that time, or the
+ * queue has ended (an event of kind DONE or ERROR was the last).  The caller frees it. */
+glia_event *glia_request_next(glia_request *r, int timeout_ms);
+void glia_event_free(glia_event *ev);
+
+/* Call fn(ud) from the engine thread whenever an event was queued.  fn must not block nor call back into this request
+ * except through other threads.  fn = NULL removes it; on return no call is under way. */
+void glia_request_on_event(glia_request *r, void (*fn)(void *ud), void *ud);
+
+void glia_request_cancel(glia_request *r); /* its queue then ends with ECANCELLED; may be called at any time */
+void glia_request_free(glia_request *r);   /* cancels when still running.  NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
