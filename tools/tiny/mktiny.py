@@ -36,14 +36,14 @@ BOS, EOT, IM_START, IM_END, PAD = 257, 258, 259, 260, 261
 #   swa, swa_pattern   sliding window in tokens; layer il is global iff (il + 1) % swa_pattern == 0
 #   gelu               the MLP uses tanh-GELU (else SiLU)
 FAMILIES = {
-    "llama":  dict(seed=1, head_dim=16, n_kv=2, n_ff=128, eps=1e-5, theta=10000.0, gelu=False),
-    "qwen2":  dict(seed=1, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
-    "qwen3":  dict(seed=1, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
-    "gemma2": dict(seed=1, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=10000.0, gelu=True,
-                   swa=8, swa_pattern=2, attn_softcap=5.0, final_softcap=8.0),
-    "gemma3": dict(seed=1, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=True,
+    "llama":  dict(seed=9, head_dim=16, n_kv=2, n_ff=128, eps=1e-5, theta=10000.0, gelu=False),
+    "qwen2":  dict(seed=2, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
+    "qwen3":  dict(seed=12, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
+    "gemma2": dict(seed=98, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=10000.0, gelu=True,
+                   swa=8, swa_pattern=2, attn_softcap=5.0, final_softcap=2.0),
+    "gemma3": dict(seed=37, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=True,
                    swa=8, swa_pattern=3, theta_swa=10000.0),
-    "gpt2":   dict(seed=1, head_dim=16, n_kv=4, n_ff=256, eps=1e-5, theta=None, gelu=True),
+    "gpt2":   dict(seed=16, head_dim=16, n_kv=4, n_ff=256, eps=1e-5, theta=None, gelu=True),
 }
 
 CHAT_TEMPLATE = (
@@ -97,8 +97,9 @@ def hf_weight(family, name, shape):
         is_norm = "norm" in name or ".ln_" in name
         return uniform(key, n, 64, 1.0 if is_norm and name.endswith("weight") and not gemma else 0.0)
     if name.endswith(("embed_tokens.weight", "wte.weight")):
-        values = uniform(key, n, 64 if gemma else 255)
-        if gemma or family == "gpt2":       # tied: these rows are the output matrix too
+        tied = gemma or family == "gpt2"    # these rows are the output matrix too: kept small, or the
+        values = uniform(key, n, 24 if gemma else 64 if tied else 255)  # model repeats its last token
+        if tied:
             damp_rows(values, shape[1])
         return values
     if name.endswith("wpe.weight"):
