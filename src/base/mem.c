@@ -1,0 +1,48 @@
+/* base/mem.c — allocation with a fault point.  Any thread.  Knows nothing above base. */
+#include "mem.h"
+#include "glia.h"
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static _Thread_local size_t fault_countdown; /* 0: disarmed */
+static _Thread_local int fault_fired;
+
+void glia_fault_arm(size_t n) {
+    fault_countdown = n;
+    fault_fired = 0;
+}
+
+int glia_fault_fired(void) { return fault_fired; }
+
+static int fault_here(void) {
+    if (!fault_countdown || --fault_countdown) return 0;
+    return fault_fired = 1;
+}
+
+void *glia_malloc(size_t n) { return fault_here() ? NULL : malloc(n ? n : 1); }
+
+void *glia_calloc(size_t n, size_t size) {
+    return fault_here() ? NULL : calloc(n ? n : 1, size ? size : 1);
+}
+
+void *glia_realloc(void *p, size_t n) { return fault_here() ? NULL : realloc(p, n ? n : 1); }
+
+void glia_free(void *p) { free(p); }
+
+char *glia_strndup(const char *s, size_t n) {
+    char *d = glia_malloc(n + 1);
+    if (!d) return NULL;
+    if (n) memcpy(d, s, n);
+    d[n] = 0;
+    return d;
+}
+
+char *glia_strdup(const char *s) { return s ? glia_strndup(s, strlen(s)) : NULL; }
+
+void *glia_memdup(const void *p, size_t n) {
+    if (!p || !n) return NULL;
+    void *d = glia_malloc(n);
+    if (d) memcpy(d, p, n);
+    return d;
+}

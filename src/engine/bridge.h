@@ -1,0 +1,34 @@
+/* engine/bridge.h — the C face of chat_bridge.cpp, the program's only C++ file.
+ *
+ * Everything of llama.cpp that speaks C++ goes through here: chat templates (its `common` library) and reading a graph
+ * without running it (llama-ext.h).  Every exception ends here as a glia_err. */
+#ifndef GLIA_ENGINE_BRIDGE_H
+#define GLIA_ENGINE_BRIDGE_H
+#include "glia.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct llama_model;
+struct llama_context;
+struct ggml_cgraph;
+typedef struct glia_templates glia_templates;
+
+/* The model's chat templates; *has_own is false when it brings none (ChatML then stands in). */
+glia_status glia_bridge_templates_new(glia_templates **out, const struct llama_model *model, bool *has_own,
+                                      glia_err *err);
+void glia_bridge_templates_free(glia_templates *t);
+
+/* Render; any thread, t is only read.  *out is freed with glia_free. */
+glia_status glia_bridge_render(const glia_templates *t, const char *messages_json, size_t n_json, char **out,
+                               size_t *n_out, glia_err *err);
+
+/* Build, but do not run, the graph of a pass over n_tokens tokens of which n_outputs are outputs.  Valid until the
+ * next call on this context.  NULL: llama.cpp could not.  Engine thread. */
+struct ggml_cgraph *glia_bridge_graph(struct llama_context *ctx, uint32_t n_tokens, uint32_t n_outputs);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

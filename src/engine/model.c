@@ -1,0 +1,439 @@
+/* engine/model.c — opening, closing and asking about a model.
+ *
+ * glia_model_open runs on the caller's thread and waits for the engine thread, which loads the weights itself (it owns
+ * them) and then runs worker.c's loop.  Everything is checked before llama.cpp sees the file. */
+#include "engine/model.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/buf.h"
+#include "base/utf8.h"
+#include "engine/sampler.h"
+#include "gguf.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ------------------------------------------------------------------ llama.cpp's log */
+
+/* The last complaint of llama.cpp on this thread: the reason of a failed load is only said there. */
+static _Thread_local char last_error[320];
+
+static void on_llama_log(enum ggml_log_level level, const char *text, void *ud) {
+    (void)ud;
+    size_t n = strcspn(text, "\n");
+    if (!n) return;
+    if (level == GGML_LOG_LEVEL_ERROR) {
+        (void)snprintf(last_error, sizeof last_error, "%.*s", (int)(n < 300 ? n : 300), text);
+    }
+    glia_log(GLIA_LOG_DEBUG, "llama.cpp: %.*s", (int)n, text);
+}
+
+static void start_llama(void) {
+    llama_log_set(on_llama_log, NULL);
+    llama_backend_init();
+}
+static pthread_once_t llama_once = PTHREAD_ONCE_INIT;
+
+const char *glia_llama_version(void) { return llama_version(); }
+
+/* ------------------------------------------------------------------ checks before loading */
+
+static uint64_t available_memory(void) {
+    uint64_t kib = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    if (f) {
+        char line[128];
+        unsigned long long v;
+        while (fgets(line, sizeof line, f)) {
+            if (sscanf(line, "MemAvailable: %llu kB", &v) == 1) kib = v;
+        }
+        (void)fclose(f);
+    }
+    if (kib) return kib * 1024;
+    long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : UINT64_MAX;
+}
+
+static int64_t meta_int(const struct gguf_context *g, const char *arch, const char *key, int64_t missing) {
+    char name[160];
+    (void)snprintf(name, sizeof name, "%s.%s", arch, key);
+    int64_t id = gguf_find_key(g, name);
+    if (id < 0) return missing;
+    switch (gguf_get_kv_type(g, id)) {
+    case GGUF_TYPE_UINT32: return gguf_get_val_u32(g, id);
+    case GGUF_TYPE_INT32: return gguf_get_val_i32(g, id);
+    case GGUF_TYPE_UINT64: return (int64_t)gguf_get_val_u64(g, id);
+    case GGUF_TYPE_UINT16: return gguf_get_val_u16(g, id);
+    default: return missing; /* per-layer arrays: the caller's upper bound stands */
+    }
+}
+
+static const char *meta_string(const struct gguf_context *g, const char *key) {
+    int64_t id = gguf_find_key(g, key);
+    return id >= 0 && gguf_get_kv_type(g, id) == GGUF_TYPE_STRING ? gguf_get_val_str(g, id) : NULL;
+}
+
+/* Bytes of K and V over all slots: an upper bound from the metadata. */
+static uint64_t cache_bytes(const struct gguf_context *g, const glia_model_params *p) {
+    const char *arch = meta_string(g, "general.architecture");
+    if (!arch) return 0;
+    int64_t layers = meta_int(g, arch, "block_count", 0), embd = meta_int(g, arch, "embedding_length", 0);
+    int64_t heads = meta_int(g, arch, "attention.head_count", 1), kv = meta_int(g, arch, "attention.head_count_kv", heads);
+    if (layers <= 0 || embd <= 0 || heads <= 0 || kv <= 0 || layers > 100000 || embd > 1000000) return 0;
+    int64_t k = meta_int(g, arch, "attention.key_length", embd / heads);
+    int64_t v = meta_int(g, arch, "attention.value_length", embd / heads);
+    if (k < 0 || v < 0 || k > 1000000 || v > 1000000 || kv > 1000000) return 0;
+    double per = p->kv_type == GLIA_KV_F32 ? 4 : p->kv_type == GLIA_KV_Q8_0 ? 1.0625 : 2;
+    return (uint64_t)((double)(k + v) * (double)kv * (double)layers * per * (double)p->n_ctx * (double)p->n_parallel);
+}
+
+static glia_status check_file(const glia_model_params *p, const struct gguf_context *g, const struct stat *sb,
+                              glia_err *err) {
+    uint64_t end = 0, data = gguf_get_data_offset(g);
+    for (int64_t i = 0; i < gguf_get_n_tensors(g); i++) {
+        uint64_t off = gguf_get_tensor_offset(g, i), size = gguf_get_tensor_size(g, i);
+        if (off > UINT64_MAX - data - size) return glia_fail(err, GLIA_EINVAL, "%s is corrupt: a tensor lies outside the file", p->path);
+        if (data + off + size > end) end = data + off + size;
+    }
+    if (end > (uint64_t)sb->st_size) {
+        return glia_fail(err, GLIA_EINVAL, "%s is truncated: its tensors need %llu bytes, the file has %llu; fetch it again",
+                         p->path, (unsigned long long)end, (unsigned long long)sb->st_size);
+    }
+    if (!meta_string(g, "general.architecture")) {
+        return glia_fail(err, GLIA_EINVAL, "%s names no architecture: it is no language model", p->path);
+    }
+    uint64_t need = (uint64_t)sb->st_size + cache_bytes(g, p), have = p->memory_limit;
+    if (!have) have = p->n_gpu_layers ? UINT64_MAX : available_memory();
+    if (need > have) {
+        return glia_fail(err, GLIA_ENOMEM,
+                         "%s needs about %.1f GiB (weights %.1f, KV cache %.1f), %.1f GiB are allowed: use a smaller "
+                         "model, --ctx or --parallel, or raise --memory-limit",
+                         p->path, (double)need / 0x1p30, (double)sb->st_size / 0x1p30,
+                         (double)cache_bytes(g, p) / 0x1p30, (double)have / 0x1p30);
+    }
+    return GLIA_OK;
+}
+
+static glia_status check(glia_model_params *p, glia_err *err) {
+    struct stat sb;
+    char magic[4] = {0};
+    int fd = open(p->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return glia_fail(err, errno == ENOENT ? GLIA_ENOTFOUND : GLIA_EINVAL, "cannot open %s: %s", p->path, strerror(errno));
+    bool regular = !fstat(fd, &sb) && S_ISREG(sb.st_mode);
+    ssize_t n = regular ? read(fd, magic, sizeof magic) : 0;
+    (void)close(fd);
+    if (!regular) return glia_fail(err, GLIA_EINVAL, "%s is not a file", p->path);
+    if (n != 4 || memcmp(magic, "GGUF", 4) != 0) {
+        return glia_fail(err, GLIA_EINVAL, "%s is not a GGUF file: convert the model with llama.cpp's converter", p->path);
+    }
+    last_error[0] = 0;
+    struct gguf_context *g = gguf_init_from_file(p->path, (struct gguf_init_params){.no_alloc = true, .ctx = NULL});
+    if (!g) {
+        return glia_fail(err, GLIA_EINVAL, "%s is a damaged GGUF file%s%s", p->path, last_error[0] ? ": " : "", last_error);
+    }
+    const char *arch = meta_string(g, "general.architecture");
+    if (p->n_ctx == 0) {
+        int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
+        p->n_ctx = trained > 0 && trained < 4096 ? (int32_t)trained : 4096;
+    }
+    glia_status st = check_file(p, g, &sb, err);
+    gguf_free(g);
+    return st;
+}
+
+/* ------------------------------------------------------------------ the engine thread */
+
+static bool meta_text(const struct llama_model *lm, const char *key, char **out) {
+    char buf[256];
+    int32_t n = llama_model_meta_val_str(lm, key, buf, sizeof buf);
+    return (*out = glia_strdup(n > 0 ? buf : "unknown")) != NULL;
+}
+
+static glia_status load(glia_model *m, glia_err *err) {
+    const glia_model_params *p = &m->params;
+    struct llama_model_params mp = llama_model_default_params();
+    mp.n_gpu_layers = p->n_gpu_layers;
+    mp.progress_callback = p->on_progress, mp.progress_callback_user_data = p->progress_ud;
+    last_error[0] = 0;
+    m->lm = llama_model_load_from_file(m->path, mp);
+    if (!m->lm) {
+        return glia_fail(err, GLIA_EINVAL, "llama.cpp cannot load %s: %s", m->path,
+                         last_error[0] ? last_error : "cancelled");
+    }
+    if (!llama_model_has_decoder(m->lm) || llama_model_has_encoder(m->lm)) {
+        return glia_fail(err, GLIA_EINVAL, "%s is not a decoder-only language model: not supported yet", m->path);
+    }
+    char desc[128] = "";
+    llama_model_desc(m->lm, desc, sizeof desc);
+    if (!meta_text(m->lm, "general.architecture", &m->arch) || !(m->description = glia_strdup(desc))) {
+        return glia_fail(err, GLIA_ENOMEM, "out of memory loading %s", m->path);
+    }
+    m->vocab = llama_model_get_vocab(m->lm);
+    m->info = (glia_model_info){
+        .id = m->id, .path = m->path, .arch = m->arch, .description = m->description,
+        .n_layer = llama_model_n_layer(m->lm), .n_embd = llama_model_n_embd(m->lm), .n_head = llama_model_n_head(m->lm),
+        .n_head_kv = llama_model_n_head_kv(m->lm), .n_vocab = llama_vocab_n_tokens(m->vocab),
+        .n_ctx = p->n_ctx, .n_ctx_train = llama_model_n_ctx_train(m->lm), .n_parallel = p->n_parallel,
+        .n_batch = p->n_batch, .n_params = llama_model_n_params(m->lm), .n_bytes = llama_model_size(m->lm),
+        .created = (int64_t)time(NULL)};
+    if (m->info.n_vocab <= 0) return glia_fail(err, GLIA_EINVAL, "%s has no vocabulary", m->path);
+    glia_status st = glia_bridge_templates_new(&m->templates, m->lm, &m->info.has_chat_template, err);
+    if (st == GLIA_ENOMEM) return st;
+    if (st) { /* the model still completes text; chats are refused with the reason */
+        glia_log(GLIA_LOG_WARN, "%s", err->message);
+        glia_err_clear(err);
+    }
+    return glia_worker_new(&m->worker, m, err);
+}
+
+static void *engine_main(void *arg) {
+    glia_model *m = arg;
+    glia_err err = {0};
+    glia_status st = load(m, &err);
+    pthread_mutex_lock(&m->lock);
+    m->err = err;
+    m->state = st ? GLIA_MODEL_FAILED : GLIA_MODEL_READY;
+    pthread_cond_signal(&m->changed);
+    pthread_mutex_unlock(&m->lock);
+    if (!st) glia_worker_run(m->worker);
+    glia_worker_free(m->worker);
+    m->worker = NULL;
+    if (m->lm) llama_model_free(m->lm);
+    m->lm = NULL;
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ open and close */
+
+void glia_model_params_init(glia_model_params *p) { *p = (glia_model_params){0}; }
+
+static glia_status resolve(glia_model_params *p, glia_err *err) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (!p->path || !p->path[0]) return glia_fail_at(err, GLIA_EINVAL, "model", "name a GGUF file");
+    if (p->n_parallel == 0) p->n_parallel = 4;
+    if (p->n_batch == 0) p->n_batch = 512;
+    if (p->n_threads == 0) p->n_threads = cores > 0 && cores < 1024 ? (int32_t)cores : 4;
+    if (!p->queue_limit) p->queue_limit = 256;
+    if (!p->event_bytes) p->event_bytes = 8u << 20;
+    if (!p->capture_bytes) p->capture_bytes = (size_t)2 << 30;
+    const struct {
+        const char *name;
+        int64_t v, lo, hi;
+    } rows[] = {{"parallel", p->n_parallel, 1, 256},   {"batch", p->n_batch, 32, 16384},
+                {"threads", p->n_threads, 1, 1024},    {"ctx", p->n_ctx, 0, 16 << 20},
+                {"gpu-layers", p->n_gpu_layers, -1, 100000}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].v < rows[i].lo || rows[i].v > rows[i].hi) {
+            return glia_fail_at(err, GLIA_EINVAL, rows[i].name, "%s must lie between %lld and %lld", rows[i].name,
+                                (long long)rows[i].lo, (long long)rows[i].hi);
+        }
+    }
+    if (p->n_ctx > 0 && p->n_ctx < 16) return glia_fail_at(err, GLIA_EINVAL, "ctx", "ctx must be at least 16");
+    return GLIA_OK;
+}
+
+/* File name without folder and ".gguf". */
+static char *id_of_path(const char *path) {
+    const char *base = strrchr(path, '/');
+    base = base ? base + 1 : path;
+    size_t n = strlen(base);
+    if (n > 5 && !strcasecmp(base + n - 5, ".gguf")) n -= 5;
+    return glia_strndup(base, n);
+}
+
+glia_status glia_model_open(glia_model **out, const glia_model_params *params, glia_err *err) {
+    glia_status st;
+    glia_model *m = *out = NULL;
+    glia_err_clear(err);
+    if (!(m = glia_calloc(1, sizeof *m))) return glia_fail(err, GLIA_ENOMEM, "out of memory");
+    pthread_mutex_init(&m->lock, NULL);
+    pthread_cond_init(&m->changed, NULL);
+    m->params = *params;
+    (void)pthread_once(&llama_once, start_llama);
+    if ((st = resolve(&m->params, err))) goto done;
+    m->path = glia_strdup(params->path);
+    m->id = params->id && params->id[0] ? glia_strdup(params->id) : id_of_path(params->path);
+    m->inbox = glia_inbox_new(m->params.queue_limit);
+    if (!m->path || !m->id || !m->inbox) { st = glia_fail(err, GLIA_ENOMEM, "out of memory"); goto done; }
+    m->params.path = m->path, m->params.id = m->id;
+    if ((st = check(&m->params, err))) goto done;
+    int rc = pthread_create(&m->thread, NULL, engine_main, m);
+    if (rc) { st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc)); goto done; }
+    m->thread_started = true;
+    pthread_mutex_lock(&m->lock);
+    while (m->state == GLIA_MODEL_LOADING) pthread_cond_wait(&m->changed, &m->lock);
+    if (m->state == GLIA_MODEL_FAILED) {
+        st = m->err.status ? m->err.status : GLIA_EINTERNAL;
+        if (err) *err = m->err;
+    }
+    pthread_mutex_unlock(&m->lock);
+    if (!st) *out = m, m = NULL;
+done:
+    glia_model_close(m);
+    return st;
+}
+
+void glia_model_close(glia_model *m) {
+    if (!m) return;
+    if (m->thread_started) {
+        pthread_mutex_lock(&m->inbox->lock);
+        m->inbox->stopped = true;
+        pthread_cond_signal(&m->inbox->wake);
+        pthread_mutex_unlock(&m->inbox->lock);
+        pthread_mutex_lock(&m->lock);
+        if (m->state == GLIA_MODEL_READY) glia_worker_stop(m->worker);
+        pthread_mutex_unlock(&m->lock);
+        pthread_join(m->thread, NULL);
+    }
+    glia_bridge_templates_free(m->templates);
+    glia_atlas_free(m->atlas);
+    glia_inbox_unref(m->inbox);
+    glia_free(m->id);
+    glia_free(m->path);
+    glia_free(m->arch);
+    glia_free(m->description);
+    pthread_cond_destroy(&m->changed);
+    pthread_mutex_destroy(&m->lock);
+    glia_free(m);
+}
+
+/* ------------------------------------------------------------------ look-ups */
+
+void glia_model_get_info(const glia_model *m, glia_model_info *out) { *out = m->info; }
+
+bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out) {
+    *out = (glia_point_info){0};
+    if ((unsigned)p >= GLIA_N_POINTS) return false;
+    if (glia_point_has_layer(p) && (layer < 0 || layer >= m->info.n_layer)) return false;
+    const glia_place *pl = m->atlas ? glia_atlas_place(m->atlas, p, layer) : NULL;
+    if (!pl) {
+        (void)snprintf(out->reason, sizeof out->reason, "this model's graph could not be mapped");
+        return true;
+    }
+    out->grade = pl->grade, out->width = pl->width, out->n_heads = pl->n_heads, out->head_dim = pl->head_dim;
+    memcpy(out->reason, pl->reason, sizeof out->reason);
+    return true;
+}
+
+static bool outputs_only(const glia_model *m, glia_point p, int32_t layer) {
+    const glia_place *pl = glia_atlas_place(m->atlas, p, layer);
+    return pl && pl->row_kind == GLIA_ROWS_OUTPUTS;
+}
+
+void glia_model_limits(const glia_model *m, glia_request_limits *out) {
+    *out = (glia_request_limits){.n_ctx = m->info.n_ctx, .n_vocab = m->info.n_vocab, .n_layer = m->info.n_layer,
+                                 .event_bytes = m->params.event_bytes, .capture_bytes = m->params.capture_bytes,
+                                 .hooks_refused = m->info.hooks_refused, .model = m, .outputs_only = outputs_only};
+}
+
+glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_text, bool add_special,
+                                bool parse_special, int32_t **out, size_t *n_out, glia_err *err) {
+    *out = NULL, *n_out = 0;
+    if (n_text > (size_t)64 << 20) return glia_fail(err, GLIA_ETOOLARGE, "text of more than 64 MiB");
+    if (!glia_utf8_valid(text, n_text)) return glia_fail(err, GLIA_EINVAL, "the text is not valid UTF-8");
+    int32_t cap = (int32_t)n_text + 16; /* no vocabulary makes more tokens than bytes, but for BOS and EOS */
+    int32_t *ids = glia_malloc((size_t)cap * sizeof *ids);
+    if (!ids) return glia_fail(err, GLIA_ENOMEM, "out of memory tokenising %zu bytes", n_text);
+    int32_t n = llama_tokenize(m->vocab, text, (int32_t)n_text, ids, cap, add_special, parse_special);
+    if (n < 0 && n != INT32_MIN) {
+        int32_t *more = glia_realloc(ids, (size_t)-n * sizeof *ids);
+        if (!more) {
+            glia_free(ids);
+            return glia_fail(err, GLIA_ENOMEM, "out of memory tokenising %zu bytes", n_text);
+        }
+        ids = more;
+        n = llama_tokenize(m->vocab, text, (int32_t)n_text, ids, -n, add_special, parse_special);
+    }
+    if (n < 0) {
+        glia_free(ids);
+        return glia_fail(err, GLIA_EINVAL, "the text cannot be tokenised");
+    }
+    *out = ids, *n_out = (size_t)n;
+    return GLIA_OK;
+}
+
+glia_status glia_model_detokenize(const glia_model *m, const int32_t *ids, size_t n_ids, bool special, char **out,
+                                  size_t *n_out, glia_err *err) {
+    *out = NULL, *n_out = 0;
+    for (size_t i = 0; i < n_ids; i++) {
+        if (ids[i] < 0 || ids[i] >= m->info.n_vocab) {
+            return glia_fail_at(err, GLIA_EINVAL, "tokens", "token %d does not exist: ids run from 0 to %d", ids[i],
+                                m->info.n_vocab - 1);
+        }
+    }
+    if (n_ids > (size_t)16 << 20) return glia_fail_at(err, GLIA_ETOOLARGE, "tokens", "more than 16 Mi tokens");
+    glia_buf b = {0};
+    for (size_t i = 0; i < n_ids && !b.failed; i++) {
+        if (!glia_buf_reserve(&b, 256)) break;
+        int32_t n = llama_token_to_piece(m->vocab, ids[i], b.p + b.n, 256, 0, special);
+        if (n < 0 && glia_buf_reserve(&b, (size_t)-n)) {
+            n = llama_token_to_piece(m->vocab, ids[i], b.p + b.n, -n, 0, special);
+        }
+        if (n > 0) b.n += (size_t)n;
+    }
+    if (!(*out = glia_buf_take(&b, n_out))) return glia_fail(err, GLIA_ENOMEM, "out of memory");
+    (*out)[*n_out] = 0;
+    return GLIA_OK;
+}
+
+glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_json, size_t n_json, char **out,
+                                   size_t *n_out, bool *add_special, glia_err *err) {
+    *out = NULL, *n_out = 0;
+    if (!m->templates) {
+        return glia_fail_at(err, GLIA_EINVAL, "messages", "this model's chat template cannot be read: use /v1/completions");
+    }
+    *add_special = true; /* the renderer strips a BOS that the vocabulary would add again */
+    return glia_bridge_render(m->templates, messages_json, n_json, out, n_out, err);
+}
+
+/* ------------------------------------------------------------------ requests */
+
+void glia_request_params_init(glia_request_params *p) {
+    *p = (glia_request_params){
+        .max_tokens = -1,
+        .sampling = {.seed = GLIA_SEED_RANDOM, .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
+                     .typical_p = 1, .top_n_sigma = -1, .xtc_threshold = 0.1f, .penalty_last_n = 64,
+                     .penalty_repeat = 1, .dry_base = 1.75f, .dry_allowed_length = 2, .dry_penalty_last_n = -1,
+                     .mirostat_tau = 5, .mirostat_eta = 0.1f, .n_logprobs = -1}};
+}
+
+glia_status glia_request_capture_bytes(const glia_model *m, const glia_request_params *p, uint64_t *out,
+                                       glia_err *err) {
+    glia_request_limits l;
+    glia_model_limits(m, &l);
+    return glia_request_measure(p, &l, out, err);
+}
+
+glia_status glia_request_submit(glia_request **out, glia_model *m, const glia_request_params *p, glia_err *err) {
+    glia_request_limits l;
+    glia_request *r = *out = NULL;
+    glia_model_limits(m, &l);
+    glia_status st = glia_sampling_check(&p->sampling, l.n_vocab, err);
+    if (!st) st = glia_request_new(&r, p, &l, m->inbox, err);
+    if (st) return st;
+    glia_inbox *b = m->inbox;
+    pthread_mutex_lock(&b->lock);
+    if (b->stopped) {
+        st = glia_fail(err, GLIA_EUNAVAILABLE, "the model is being closed");
+    } else if (b->n_waiting >= b->limit) {
+        st = glia_fail(err, GLIA_EBUSY, "%zu requests are waiting already: try again later", b->n_waiting);
+    } else {
+        atomic_fetch_add(&r->refs, 1); /* the engine's */
+        if (b->last) b->last->next = r;
+        else b->first = r;
+        b->last = r;
+        b->n_waiting++;
+        b->stirred = true;
+        pthread_cond_signal(&b->wake);
+    }
+    pthread_mutex_unlock(&b->lock);
+    if (st) glia_request_unref(r);
+    else *out = r;
+    return st;
+}

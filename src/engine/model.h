@@ -1,0 +1,42 @@
+/* engine/model.h — what a loaded model is made of, shared by model.c (open, close, look-ups) and worker.c (the loop).
+ *
+ * Immutable once `ready`, except what the worker owns.  llama_* calls: the engine thread only; the exceptions are the
+ * vocabulary and the chat templates, which are read-only and used by any thread. */
+#ifndef GLIA_ENGINE_MODEL_H
+#define GLIA_ENGINE_MODEL_H
+#include "engine/bridge.h"
+#include "engine/request.h"
+#include "glia.h"
+#include "llama.h"
+#include "tap/tap.h"
+
+typedef struct glia_worker glia_worker;
+
+struct glia_model {
+    glia_model_params params; /* resolved: no zeros left.  path and id point at the strings below */
+    glia_model_info info;
+    char *id, *path, *arch, *description;
+
+    struct llama_model *lm;
+    const struct llama_vocab *vocab;
+    glia_templates *templates;
+    glia_atlas *atlas; /* made at load, immutable */
+    glia_inbox *inbox;
+    glia_worker *worker;
+
+    pthread_t thread;
+    bool thread_started;
+    pthread_mutex_t lock; /* open ↔ engine thread: state, err */
+    pthread_cond_t changed;
+    enum { GLIA_MODEL_LOADING, GLIA_MODEL_READY, GLIA_MODEL_FAILED } state;
+    glia_err err;
+};
+
+/* worker.c.  new: makes context, tap and atlas (m->atlas, info).  run: until the inbox is stopped. */
+glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err);
+void glia_worker_run(glia_worker *w);
+void glia_worker_free(glia_worker *w);
+void glia_worker_stop(glia_worker *w); /* any thread: abort the pass under way */
+
+void glia_model_limits(const glia_model *m, glia_request_limits *out);
+#endif

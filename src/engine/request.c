@@ -1,0 +1,498 @@
+/* engine/request.c — copying and checking what a client asks; the event queue.  Locks: see request.h. */
+#include "request.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct glia_node {
+    glia_event ev;
+    glia_node *next;
+    size_t n_bytes;
+    glia_logprob *top;
+    void *extra; /* text of a DONE event, freed with the node */
+};
+
+double glia_now_ms(void) {
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+/* ------------------------------------------------------------------ inbox */
+
+static bool cond_init_monotonic(pthread_cond_t *c) {
+    pthread_condattr_t a;
+    if (pthread_condattr_init(&a)) return false;
+    bool ok = !pthread_condattr_setclock(&a, CLOCK_MONOTONIC) && !pthread_cond_init(c, &a);
+    pthread_condattr_destroy(&a);
+    return ok;
+}
+
+glia_inbox *glia_inbox_new(size_t limit) {
+    glia_inbox *b = glia_calloc(1, sizeof *b);
+    if (!b) return NULL;
+    atomic_init(&b->refs, 1);
+    b->limit = limit;
+    pthread_mutex_init(&b->lock, NULL);
+    if (!cond_init_monotonic(&b->wake)) {
+        pthread_mutex_destroy(&b->lock);
+        glia_free(b);
+        return NULL;
+    }
+    return b;
+}
+
+glia_inbox *glia_inbox_ref(glia_inbox *b) {
+    atomic_fetch_add(&b->refs, 1);
+    return b;
+}
+
+void glia_inbox_unref(glia_inbox *b) {
+    if (!b || atomic_fetch_sub(&b->refs, 1) != 1) return;
+    pthread_cond_destroy(&b->wake);
+    pthread_mutex_destroy(&b->lock);
+    glia_free(b);
+}
+
+void glia_inbox_stir(glia_inbox *b) {
+    pthread_mutex_lock(&b->lock);
+    b->stirred = true;
+    pthread_cond_signal(&b->wake);
+    pthread_mutex_unlock(&b->lock);
+}
+
+/* ------------------------------------------------------------------ hooks */
+
+static int by_value(const void *a, const void *b) {
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static int32_t count_below(const glia_rhook *h, int32_t end) {
+    int32_t lo = 0, hi = h->n_positions;
+    while (lo < hi) {
+        int32_t mid = lo + (hi - lo) / 2;
+        if (h->positions[mid] < end) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo;
+}
+
+bool glia_rhook_wants(const glia_rhook *h, uint32_t phase, int32_t pos) {
+    if (!(h->phases & phase)) return false;
+    if (h->all) return true;
+    int32_t i = count_below(h, pos);
+    return i < h->n_positions && h->positions[i] == pos;
+}
+
+static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const char *where, int32_t n_prompt,
+                                  int32_t n_ctx, glia_err *err) {
+    out->all = in->positions == NULL;
+    if (out->all) return GLIA_OK;
+    if (in->n_positions > (size_t)n_ctx) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "%zu positions are more than the context's %d", in->n_positions, n_ctx);
+    }
+    out->positions = glia_malloc((in->n_positions + 1) * sizeof *out->positions);
+    if (!out->positions) return glia_fail(err, GLIA_ENOMEM, "out of memory for a hook's positions");
+    for (size_t i = 0; i < in->n_positions; i++) {
+        int64_t p = in->positions[i];
+        if (p < -(int64_t)n_prompt || p >= n_ctx) {
+            return glia_fail_at(err, GLIA_EINVAL, where,
+                                "position %lld does not exist: the prompt has %d tokens, the context %d",
+                                (long long)p, n_prompt, n_ctx);
+        }
+        out->positions[i] = (int32_t)(p < 0 ? p + n_prompt : p);
+    }
+    qsort(out->positions, in->n_positions, sizeof *out->positions, by_value);
+    for (size_t i = 0; i < in->n_positions; i++) {
+        if (!out->n_positions || out->positions[out->n_positions - 1] != out->positions[i]) {
+            out->positions[out->n_positions++] = out->positions[i];
+        }
+    }
+    return GLIA_OK;
+}
+
+static glia_status copy_heads(glia_rhook *out, const glia_hook *in, const char *where, const glia_point_info *pi,
+                              glia_err *err) {
+    out->width = pi->width, out->head_dim = pi->head_dim, out->n_heads = pi->n_heads;
+    if (!in->heads) return GLIA_OK;
+    if (!pi->n_heads) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "%s has no heads: leave `heads` out", glia_point_name(in->point));
+    }
+    if (!in->n_heads || in->n_heads > (size_t)pi->n_heads) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "name 1 to %d heads", pi->n_heads);
+    }
+    for (size_t i = 0; i < in->n_heads; i++) {
+        if (in->heads[i] < 0 || in->heads[i] >= pi->n_heads) {
+            return glia_fail_at(err, GLIA_EINVAL, where, "head %d does not exist: %s has heads 0 to %d", in->heads[i],
+                                glia_point_name(in->point), pi->n_heads - 1);
+        }
+    }
+    out->heads = glia_memdup(in->heads, in->n_heads * sizeof *in->heads);
+    if (!out->heads) return glia_fail(err, GLIA_ENOMEM, "out of memory for a hook's heads");
+    out->n_heads = (int32_t)in->n_heads;
+    out->width = out->n_heads * pi->head_dim;
+    return GLIA_OK;
+}
+
+static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index, int32_t n_prompt,
+                             const glia_request_limits *l, glia_err *err) {
+    char where[64];
+    glia_point_info pi;
+    (void)snprintf(where, sizeof where, "activation_hooks[%zu]", index);
+    if ((unsigned)in->point >= GLIA_N_POINTS) return glia_fail_at(err, GLIA_EINVAL, where, "no such point");
+    if (l->hooks_refused) return glia_fail_at(err, GLIA_EHOOK, where, "%s", l->hooks_refused);
+    if (!glia_model_point(l->model, in->point, in->layer, &pi)) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "layer %d does not exist: this model has layers 0 to %d",
+                            in->layer, l->n_layer - 1);
+    }
+    if (pi.grade < GLIA_GRADE_STRUCTURAL) {
+        return glia_fail_at(err, GLIA_EHOOK, where, "%s at layer %d is %s: %s", glia_point_name(in->point), in->layer,
+                            glia_grade_name(pi.grade), pi.reason);
+    }
+    if (!(in->phases & GLIA_PHASE_ALL)) return glia_fail_at(err, GLIA_EINVAL, where, "neither prompt nor generated");
+    out->point = in->point;
+    out->layer = glia_point_has_layer(in->point) ? in->layer : -1;
+    out->grade = pi.grade, out->phases = in->phases & GLIA_PHASE_ALL;
+    out->outputs = l->outputs_only(l->model, in->point, in->layer);
+    glia_status st = copy_positions(out, in, where, n_prompt, l->n_ctx, err);
+    if (!st) st = copy_heads(out, in, where, &pi, err);
+    if (!(out->phases & GLIA_PHASE_PROMPT)) out->n_prompt_rows = 0;
+    else out->n_prompt_rows = out->all ? n_prompt : count_below(out, n_prompt);
+    return st;
+}
+
+/* ------------------------------------------------------------------ submit */
+
+static glia_status check_sizes(const glia_request_params *p, const glia_request_limits *l, int32_t *max_tokens,
+                               glia_err *err) {
+    if (!p->prompt || !p->n_prompt) return glia_fail_at(err, GLIA_EINVAL, "prompt", "the prompt has no tokens");
+    if (p->n_prompt >= (size_t)l->n_ctx) {
+        return glia_fail_at(err, GLIA_ECONTEXT, "prompt",
+                            "the prompt has %zu tokens, the context is %d: shorten it or serve with a larger --ctx",
+                            p->n_prompt, l->n_ctx);
+    }
+    for (size_t i = 0; i < p->n_prompt; i++) {
+        if (p->prompt[i] < 0 || p->prompt[i] >= l->n_vocab) {
+            return glia_fail_at(err, GLIA_EINVAL, "prompt", "token %d does not exist: ids run from 0 to %d",
+                                p->prompt[i], l->n_vocab - 1);
+        }
+    }
+    int32_t left = l->n_ctx - (int32_t)p->n_prompt;
+    if (p->max_tokens < -1) return glia_fail_at(err, GLIA_EINVAL, "max_tokens", "max_tokens must not be negative");
+    if (p->max_tokens > left) {
+        return glia_fail_at(err, GLIA_ECONTEXT, "max_tokens",
+                            "%zu prompt tokens and max_tokens %d do not fit the context of %d: at most %d are left",
+                            p->n_prompt, p->max_tokens, l->n_ctx, left);
+    }
+    *max_tokens = p->max_tokens < 0 ? left : p->max_tokens;
+    return GLIA_OK;
+}
+
+static uint64_t hook_bytes(const glia_rhook *h, int32_t n_prompt, int32_t max_tokens) {
+    uint64_t rows = (uint64_t)h->n_prompt_rows;
+    int32_t end = n_prompt + (max_tokens > 1 ? max_tokens - 1 : 0); /* the last drawn token is not fed back */
+    if (h->phases & GLIA_PHASE_GENERATED) {
+        rows += (uint64_t)(h->all ? end - n_prompt : count_below(h, end) - count_below(h, n_prompt));
+    }
+    return rows * ((uint64_t)h->width * sizeof(float) + 2 * sizeof(int32_t));
+}
+
+glia_status glia_request_measure(const glia_request_params *p, const glia_request_limits *l, uint64_t *bytes,
+                                 glia_err *err) {
+    int32_t max_tokens = 0;
+    *bytes = 0;
+    glia_status st = check_sizes(p, l, &max_tokens, err);
+    for (size_t i = 0; !st && i < p->n_hooks; i++) {
+        glia_rhook h = {0};
+        st = copy_hook(&h, &p->hooks[i], i, (int32_t)p->n_prompt, l, err);
+        if (!st) *bytes += hook_bytes(&h, (int32_t)p->n_prompt, max_tokens);
+        glia_free(h.positions);
+        glia_free(h.heads);
+    }
+    return st;
+}
+
+static glia_status copy_stop(glia_request *r, const glia_request_params *p, glia_err *err) {
+    if (!p->n_stop) return GLIA_OK;
+    r->stop = glia_calloc(p->n_stop, sizeof *r->stop);
+    for (size_t i = 0; r->stop && i < p->n_stop; i++) {
+        if (!p->stop[i] || !p->stop[i][0]) return glia_fail_at(err, GLIA_EINVAL, "stop", "a stop string is empty");
+        if (!(r->stop[i] = glia_strdup(p->stop[i]))) break;
+        r->n_stop++;
+    }
+    return r->n_stop == p->n_stop ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory for stop strings");
+}
+
+glia_status glia_request_new(glia_request **out, const glia_request_params *p, const glia_request_limits *l,
+                             glia_inbox *inbox, glia_err *err) {
+    uint64_t bytes = 0;
+    int32_t max_tokens = 0;
+    glia_request *r = *out = NULL;
+    glia_status st = check_sizes(p, l, &max_tokens, err);
+    if (st) return st;
+    r = glia_calloc(1, sizeof *r);
+    if (!r) return glia_fail(err, GLIA_ENOMEM, "out of memory for a request");
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_mutex_init(&r->call_lock, NULL);
+    if (!cond_init_monotonic(&r->ready)) {
+        pthread_mutex_destroy(&r->lock);
+        pthread_mutex_destroy(&r->call_lock);
+        glia_free(r);
+        return glia_fail(err, GLIA_ENOMEM, "out of memory for a request");
+    }
+    atomic_init(&r->refs, 1);
+    r->inbox = glia_inbox_ref(inbox);
+    r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
+    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->first_wanted = r->n_prompt;
+    r->sampling = p->sampling, r->sampling.bias = NULL;
+    r->prompt = glia_memdup(p->prompt, p->n_prompt * sizeof *p->prompt);
+    if (p->sampling.n_bias) {
+        r->sampling.bias = glia_memdup(p->sampling.bias, p->sampling.n_bias * sizeof *p->sampling.bias);
+    }
+    if (!r->prompt || (p->sampling.n_bias && !r->sampling.bias)) {
+        st = glia_fail(err, GLIA_ENOMEM, "out of memory for a request");
+        goto done;
+    }
+    if ((st = copy_stop(r, p, err))) goto done;
+    if (p->n_hooks) {
+        r->hooks = glia_calloc(p->n_hooks, sizeof *r->hooks);
+        if (!r->hooks) { st = glia_fail(err, GLIA_ENOMEM, "out of memory for %zu hooks", p->n_hooks); goto done; }
+    }
+    for (size_t i = 0; i < p->n_hooks; i++) {
+        glia_rhook *h = &r->hooks[r->n_hooks++];
+        if ((st = copy_hook(h, &p->hooks[i], i, r->n_prompt, l, err))) goto done;
+        bytes += hook_bytes(h, r->n_prompt, max_tokens);
+        int32_t first = !h->n_prompt_rows ? r->n_prompt : h->all ? 0 : h->positions[0];
+        if (first < r->first_wanted) r->first_wanted = first;
+    }
+    if (bytes > l->capture_bytes) {
+        st = glia_fail_at(err, GLIA_ETOOLARGE, "activation_hooks",
+                          "these hooks would return %.1f MiB of activations, the limit is %.1f MiB: ask for fewer "
+                          "points, layers, positions or tokens",
+                          (double)bytes / 1048576, (double)l->capture_bytes / 1048576);
+        goto done;
+    }
+    r->submitted_ms = glia_now_ms();
+    *out = r, r = NULL;
+done:
+    glia_request_unref(r);
+    return st;
+}
+
+void glia_request_unref(glia_request *r) {
+    if (!r || atomic_fetch_sub(&r->refs, 1) != 1) return;
+    for (glia_node *n = r->head; n;) {
+        glia_node *next = n->next;
+        glia_node_free(n);
+        n = next;
+    }
+    for (size_t i = 0; i < r->n_hooks; i++) {
+        glia_free(r->hooks[i].positions);
+        glia_free(r->hooks[i].heads);
+    }
+    for (size_t i = 0; i < r->n_stop; i++) glia_free(r->stop[i]);
+    glia_free(r->stop);
+    glia_free(r->hooks);
+    glia_free(r->prompt);
+    glia_free((void *)(uintptr_t)r->sampling.bias);
+    glia_inbox_unref(r->inbox);
+    pthread_cond_destroy(&r->ready);
+    pthread_mutex_destroy(&r->lock);
+    pthread_mutex_destroy(&r->call_lock);
+    glia_free(r);
+}
+
+/* ------------------------------------------------------------------ nodes */
+
+glia_event *glia_node_event(glia_node *n) { return &n->ev; }
+glia_logprob *glia_node_top(glia_node *n) { return n->top; }
+
+void glia_node_free(glia_node *n) {
+    if (!n) return;
+    glia_free(n->extra);
+    glia_free(n);
+}
+
+static size_t aligned(size_t n) { return (n + 15) & ~(size_t)15; }
+
+static glia_node *node_new(glia_event_kind kind, size_t payload, char **p) {
+    size_t head = aligned(sizeof(glia_node));
+    glia_node *n = glia_malloc(head + payload);
+    if (!n) return NULL;
+    memset(n, 0, sizeof *n);
+    n->ev.kind = kind;
+    n->n_bytes = head + payload;
+    if (p) *p = (char *)n + head;
+    return n;
+}
+
+glia_node *glia_node_token(int32_t id, int32_t index, const char *text, size_t n_text, int32_t n_top) {
+    char *p;
+    size_t tops = aligned((size_t)n_top * sizeof(glia_logprob));
+    glia_node *n = node_new(GLIA_EVENT_TOKEN, tops + n_text + 1, &p);
+    if (!n) return NULL;
+    n->top = (glia_logprob *)(void *)p;
+    if (n_text) memcpy(p + tops, text, n_text);
+    p[tops + n_text] = 0;
+    n->ev.u.token.id = id, n->ev.u.token.index = index;
+    n->ev.u.token.text = p + tops, n->ev.u.token.n_text = n_text;
+    n->ev.u.token.top = n->top, n->ev.u.token.n_top = (size_t)n_top;
+    return n;
+}
+
+glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t *n_rows) {
+    size_t n_frames = 0, labels = 0, data = 0;
+    for (size_t h = 0; h < r->n_hooks; h++) {
+        if (!n_rows[h]) continue;
+        n_frames++;
+        labels += aligned((size_t)n_rows[h] * sizeof(int32_t)) * 2;
+        data += aligned((size_t)n_rows[h] * (size_t)r->hooks[h].width * sizeof(float));
+    }
+    size_t head = aligned(n_frames * sizeof(glia_frame));
+    char *p;
+    glia_node *n = node_new(GLIA_EVENT_ACTIVATIONS, head + labels + data, &p);
+    if (!n) return NULL;
+    glia_frame *f = (glia_frame *)(void *)p;
+    n->ev.u.activations.frames = f, n->ev.u.activations.n_frames = n_frames;
+    p += head;
+    for (size_t h = 0; h < r->n_hooks; h++) {
+        const glia_rhook *k = &r->hooks[h];
+        if (!n_rows[h]) continue;
+        size_t label = aligned((size_t)n_rows[h] * sizeof(int32_t));
+        *f++ = (glia_frame){.hook = h, .point = k->point, .layer = k->layer, .grade = k->grade, .phase = phase,
+                            .n_rows = n_rows[h], .width = k->width, .n_heads = k->n_heads, .head_dim = k->head_dim,
+                            .positions = (int32_t *)(void *)p, .token_ids = (int32_t *)(void *)(p + label),
+                            .data = (float *)(void *)(p + 2 * label)};
+        p += 2 * label + aligned((size_t)n_rows[h] * (size_t)k->width * sizeof(float));
+    }
+    return n;
+}
+
+/* ------------------------------------------------------------------ queue */
+
+bool glia_request_is_cancelled(const glia_request *r) { return atomic_load(&r->cancelled); }
+
+bool glia_request_is_full(glia_request *r) {
+    pthread_mutex_lock(&r->lock);
+    bool full = r->was_full = r->n_bytes >= r->limit;
+    pthread_mutex_unlock(&r->lock);
+    return full;
+}
+
+static void push(glia_request *r, glia_node *n, bool last) {
+    pthread_mutex_lock(&r->lock);
+    if (r->ended) {
+        pthread_mutex_unlock(&r->lock);
+        glia_node_free(n);
+        return;
+    }
+    r->ended = last;
+    if (r->tail) r->tail->next = n;
+    else r->head = n;
+    r->tail = n;
+    r->n_bytes += n->n_bytes;
+    pthread_cond_signal(&r->ready);
+    pthread_mutex_unlock(&r->lock);
+    pthread_mutex_lock(&r->call_lock);
+    if (r->on_event) r->on_event(r->ud);
+    pthread_mutex_unlock(&r->call_lock);
+}
+
+void glia_request_push(glia_request *r, glia_node *n) { push(r, n, false); }
+
+void glia_request_push_progress(glia_request *r, int32_t n_done, int32_t n_total) {
+    glia_node *n = node_new(GLIA_EVENT_PROGRESS, 0, NULL);
+    if (!n) return; /* progress may be missed, results may not */
+    n->ev.u.progress.n_done = n_done, n->ev.u.progress.n_total = n_total;
+    push(r, n, false);
+}
+
+/* The two ends must arrive whatever the state of the heap: plain malloc, a few hundred bytes, tried until it works. */
+static glia_node *end_node(glia_event_kind kind) {
+    glia_node *n;
+    while (!(n = node_new(kind, 0, NULL))) {
+        struct timespec ts = {.tv_nsec = 10 * 1000 * 1000};
+        nanosleep(&ts, NULL);
+    }
+    return n;
+}
+
+void glia_request_push_done(glia_request *r, glia_finish finish, const char *stop, const char *text, size_t n_text,
+                            const glia_usage *u) {
+    size_t n_stop = stop ? strlen(stop) + 1 : 0;
+    char *extra = glia_malloc(n_text + 1 + n_stop);
+    if (!extra) {
+        glia_err e;
+        glia_fail(&e, GLIA_ENOMEM, "out of memory at the end of the answer");
+        glia_request_push_error(r, &e);
+        return;
+    }
+    if (n_text) memcpy(extra, text, n_text);
+    extra[n_text] = 0;
+    if (stop) memcpy(extra + n_text + 1, stop, n_stop);
+    glia_node *n = end_node(GLIA_EVENT_DONE);
+    n->extra = extra;
+    n->n_bytes += n_text + 1 + n_stop;
+    n->ev.u.done.finish = finish, n->ev.u.done.usage = *u;
+    n->ev.u.done.text = extra, n->ev.u.done.n_text = n_text;
+    n->ev.u.done.stop = stop ? extra + n_text + 1 : NULL;
+    push(r, n, true);
+}
+
+void glia_request_push_error(glia_request *r, const glia_err *err) {
+    glia_node *n = end_node(GLIA_EVENT_ERROR);
+    n->ev.u.error = *err;
+    push(r, n, true);
+}
+
+glia_event *glia_request_next(glia_request *r, int timeout_ms) {
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    if (timeout_ms > 0) {
+        until.tv_sec += timeout_ms / 1000;
+        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000L;
+        if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
+    }
+    bool stir = false;
+    pthread_mutex_lock(&r->lock);
+    while (!r->head && !r->ended && timeout_ms != 0) {
+        if (timeout_ms < 0) pthread_cond_wait(&r->ready, &r->lock);
+        else if (pthread_cond_timedwait(&r->ready, &r->lock, &until) == ETIMEDOUT) break;
+    }
+    glia_node *n = r->head;
+    if (n) {
+        r->head = n->next;
+        if (!r->head) r->tail = NULL;
+        n->next = NULL;
+        r->n_bytes -= n->n_bytes;
+        stir = r->was_full && r->n_bytes < r->limit;
+        if (stir) r->was_full = false;
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (stir) glia_inbox_stir(r->inbox);
+    return n ? &n->ev : NULL;
+}
+
+void glia_event_free(glia_event *ev) { glia_node_free((glia_node *)(void *)ev); } /* ev is a node's first member */
+
+void glia_request_on_event(glia_request *r, void (*fn)(void *ud), void *ud) {
+    pthread_mutex_lock(&r->call_lock);
+    r->on_event = fn, r->ud = ud;
+    pthread_mutex_unlock(&r->call_lock);
+}
+
+void glia_request_cancel(glia_request *r) {
+    if (!atomic_exchange(&r->cancelled, true)) glia_inbox_stir(r->inbox);
+}
+
+void glia_request_free(glia_request *r) {
+    if (!r) return;
+    glia_request_on_event(r, NULL, NULL);
+    glia_request_cancel(r);
+    glia_request_unref(r);
+}

@@ -1,0 +1,630 @@
+/* engine/worker.c — the engine thread's loop: continuous batching over slots, capture, sampling.
+ *
+ * Owns llama_context, tap, batch and slots of one model.  Engine thread only.  Knows no HTTP, no JSON.
+ *
+ *   slot:  IDLE ──admit──► PREFILL ──last prompt chunk──► DECODE ──stop, length──► IDLE
+ *            ▲                └───────── cancel, error ──────┴──────────────────────┘
+ *
+ * Each turn: admit requests, drop cancelled ones, put every decoding slot's next token and then prompt chunks into one
+ * batch, run it once, hand out rows and draw tokens.  A slot whose client is slow stays out of the batch.
+ * What holds between turns: slot.tokens[0 .. n_past) is exactly what lies in the KV cache for its sequence. */
+#include "base/err.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/model.h"
+#include "engine/sampler.h"
+#include "engine/text.h"
+#include <string.h>
+#include <time.h>
+
+typedef enum slot_state { SLOT_IDLE, SLOT_PREFILL, SLOT_DECODE } slot_state;
+
+typedef struct slot {
+    int32_t id; /* = sequence id in the KV cache */
+    slot_state state;
+    glia_request *req; /* the engine's reference */
+
+    int32_t *tokens; /* [n_ctx] what lies in the cache: prompt, then generated tokens that were fed back */
+    int32_t n_past;
+
+    int32_t next_token;  /* drawn, not yet fed */
+    int32_t n_generated; /* drawn tokens */
+    int32_t n_cached;
+    glia_sampler *sampler;
+    glia_text text;
+
+    glia_node *frames;   /* of the pass being captured; pushed when the pass is whole */
+    int32_t *rows_want;  /* [n_hooks] rows of `frames` per hook */
+    int32_t *rows_have;  /* [n_hooks] of these, already there */
+    uint8_t **masks;     /* [n_hooks] prompt rows wanted, NULL: all */
+
+    int32_t row0, n_rows; /* its rows in the batch of this turn; n_rows 0: not in it */
+    int32_t draw_row;     /* batch row to draw from, -1: none */
+    uint64_t last_used;
+    double start_ms, prompt_end_ms;
+} slot;
+
+struct glia_worker {
+    glia_model *m;
+    struct llama_context *ctx;
+    llama_memory_t mem;
+    glia_tap *tap;
+    slot *slots;
+    int32_t n_slots, n_batch, n_outputs_max;
+    bool one_at_a_time; /* recurrent state: rows are only proven with one sequence in a pass */
+    bool keeps_prefix;  /* the cache can be cut anywhere */
+
+    struct llama_batch batch;
+    glia_tap_row *rows; /* [n_batch] mirror of the batch for the tap */
+    glia_tap_want *wants;
+    int32_t n_wants, n_wants_alloc;
+    llama_token_data *scratch; /* [n_vocab] */
+    uint64_t clock;
+    int32_t turn;
+    bool was_aborted;
+    atomic_bool stopping;
+    glia_buf out; /* text on its way out, reused */
+};
+
+/* ------------------------------------------------------------------ setting up */
+
+/* Runs on compute threads between nodes: must be cheap and only read. */
+static bool on_abort(void *ud) {
+    glia_worker *w = ud;
+    if (atomic_load_explicit(&w->stopping, memory_order_relaxed)) return true;
+    if (w->was_aborted) return false; /* never twice in a row: the others must get on */
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        const slot *s = &w->slots[i];
+        if (s->n_rows && s->req && glia_request_is_cancelled(s->req)) return true;
+    }
+    return false;
+}
+
+/* Two sizes of one topology, so that row axes show; small, since nothing is run. */
+static glia_status make_atlas(struct llama_context *ctx, uint32_t n_tok, uint32_t n_out, int32_t n_layer,
+                              glia_atlas **out, glia_err *err) {
+    glia_graph *a = NULL, *b = NULL;
+    *out = NULL;
+    struct ggml_cgraph *gf = glia_bridge_graph(ctx, n_tok, n_out);
+    glia_status st = gf ? glia_graph_read(&a, gf, err) : glia_fail(err, GLIA_EINTERNAL, "llama.cpp could not build the model's graph");
+    if (st) goto done;
+    gf = glia_bridge_graph(ctx, n_tok + 4, n_out + 2);
+    st = gf ? glia_graph_read(&b, gf, err) : glia_fail(err, GLIA_EINTERNAL, "llama.cpp could not build the model's graph");
+    if (!st) st = glia_atlas_build(out, a, b, n_layer, err);
+done:
+    glia_graph_free(a);
+    glia_graph_free(b);
+    return st;
+}
+
+static struct llama_context_params context_params(const glia_model *m, glia_worker *w) {
+    const glia_model_params *p = &m->params;
+    struct llama_context_params c = llama_context_default_params();
+    c.n_ctx = (uint32_t)p->n_ctx * (uint32_t)p->n_parallel;
+    c.n_batch = c.n_ubatch = (uint32_t)p->n_batch; /* one decode = one graph, so that rows can be proven */
+    c.n_seq_max = (uint32_t)p->n_parallel;
+    c.n_outputs_max = 0;
+    c.n_threads = c.n_threads_batch = p->n_threads;
+    c.flash_attn_type = p->flash == GLIA_FLASH_ON    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
+                        : p->flash == GLIA_FLASH_OFF ? LLAMA_FLASH_ATTN_TYPE_DISABLED
+                                                     : LLAMA_FLASH_ATTN_TYPE_AUTO;
+    c.type_k = c.type_v = p->kv_type == GLIA_KV_F32    ? GGML_TYPE_F32
+                          : p->kv_type == GLIA_KV_Q8_0 ? GGML_TYPE_Q8_0
+                                                       : GGML_TYPE_F16;
+    c.kv_unified = true; /* one stream: rows stay in batch order; also llama-server's default for several slots */
+    c.no_perf = true;
+    c.cb_eval = glia_tap_on_node, c.cb_eval_user_data = w->tap;
+    c.abort_callback = on_abort, c.abort_callback_data = w;
+    return c;
+}
+
+glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
+    glia_status st = GLIA_ENOMEM;
+    glia_worker *w = *out = NULL;
+    glia_err hook_err = {0};
+    if (!(w = glia_calloc(1, sizeof *w))) goto done;
+    w->m = m, w->n_slots = m->params.n_parallel, w->n_batch = m->params.n_batch;
+    w->slots = glia_calloc((size_t)w->n_slots, sizeof *w->slots);
+    w->rows = glia_calloc((size_t)w->n_batch, sizeof *w->rows);
+    w->scratch = glia_malloc((size_t)m->info.n_vocab * sizeof *w->scratch);
+    w->tap = glia_tap_new();
+    if (!w->slots || !w->rows || !w->scratch || !w->tap) goto done;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        w->slots[i].id = i;
+        w->slots[i].tokens = glia_malloc((size_t)m->params.n_ctx * sizeof *w->slots[i].tokens);
+        if (!w->slots[i].tokens) goto done;
+    }
+    w->ctx = llama_init_from_model(m->lm, context_params(m, w));
+    if (!w->ctx) {
+        st = glia_fail(err, GLIA_ENOMEM, "no memory for a context of %d × %d tokens: use a smaller --ctx or --parallel",
+                       m->params.n_parallel, m->params.n_ctx);
+        goto done;
+    }
+    w->mem = llama_get_memory(w->ctx);
+    if (!w->mem) {
+        st = glia_fail(err, GLIA_EINVAL, "%s generates no text: it has no KV cache (an encoder or embedding model)", m->path);
+        goto done;
+    }
+    w->batch = llama_batch_init(w->n_batch, 0, 1);
+    if (!w->batch.token) goto done;
+    w->n_outputs_max = w->n_batch;
+    w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
+    w->keeps_prefix = !w->one_at_a_time;
+    st = make_atlas(w->ctx, 13, 5, m->info.n_layer, &m->atlas, &hook_err);
+    if (st == GLIA_ENOMEM) goto done;
+    if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
+    m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
+    glia_tap_set_base(w->tap, m->atlas);
+    st = GLIA_OK;
+    *out = w, w = NULL;
+done:
+    if (st == GLIA_ENOMEM && err && !err->message[0]) glia_fail(err, st, "out of memory for the engine");
+    glia_worker_free(w);
+    return st;
+}
+
+void glia_worker_free(glia_worker *w) {
+    if (!w) return;
+    if (w->batch.token) llama_batch_free(w->batch);
+    if (w->ctx) llama_free(w->ctx);
+    for (int32_t i = 0; w->slots && i < w->n_slots; i++) glia_free(w->slots[i].tokens);
+    glia_tap_free(w->tap);
+    glia_buf_clear(&w->out);
+    glia_free(w->slots);
+    glia_free(w->rows);
+    glia_free(w->wants);
+    glia_free(w->scratch);
+    glia_free(w);
+}
+
+/* ------------------------------------------------------------------ the end of a request */
+
+static void slot_release(slot *s) {
+    for (size_t h = 0; s->masks && h < s->req->n_hooks; h++) glia_free(s->masks[h]);
+    glia_free((void *)s->masks);
+    glia_free(s->rows_want);
+    glia_free(s->rows_have);
+    glia_node_free(s->frames);
+    glia_sampler_free(s->sampler);
+    glia_text_clear(&s->text);
+    glia_request_unref(s->req);
+    s->masks = NULL, s->rows_want = s->rows_have = NULL, s->frames = NULL, s->sampler = NULL, s->req = NULL;
+    s->state = SLOT_IDLE, s->n_rows = 0, s->draw_row = -1;
+}
+
+static void slot_fail(slot *s, glia_status st, const char *message) {
+    glia_err e;
+    glia_fail(&e, st, "%s", message);
+    glia_request_push_error(s->req, &e);
+    slot_release(s);
+}
+
+static void slot_finish(glia_worker *w, slot *s, glia_finish finish, const char *stop) {
+    double now = glia_now_ms();
+    glia_usage u = {.n_prompt = s->req->n_prompt, .n_cached = s->n_cached, .n_generated = s->n_generated,
+                    .queue_ms = s->start_ms - s->req->submitted_ms, .prompt_ms = s->prompt_end_ms - s->start_ms,
+                    .generate_ms = now - s->prompt_end_ms};
+    w->out.n = 0, w->out.failed = false;
+    glia_text_finish(&s->text, &w->out);
+    if (w->out.failed) slot_fail(s, GLIA_ENOMEM, "out of memory at the end of the answer");
+    else {
+        glia_request_push_done(s->req, finish, stop, w->out.p, w->out.n, &u);
+        slot_release(s);
+    }
+}
+
+/* ------------------------------------------------------------------ admitting */
+
+static int32_t common_prefix(const slot *s, const glia_request *r) {
+    int32_t n = s->n_past < r->n_prompt ? s->n_past : r->n_prompt, i = 0;
+    while (i < n && s->tokens[i] == r->prompt[i]) i++;
+    return i;
+}
+
+/* How much of a cached prefix this request may use: never the last prompt token (its logits are needed), never a
+ * position whose activation a hook wants (it would be swallowed). */
+static int32_t usable_prefix(const slot *s, const glia_request *r) {
+    if (r->no_cache) return 0;
+    int32_t n = common_prefix(s, r);
+    if (n > r->n_prompt - 1) n = r->n_prompt - 1;
+    return n < r->first_wanted ? n : r->first_wanted;
+}
+
+static void forget(glia_worker *w, slot *s, int32_t keep) {
+    if (keep < s->n_past && !llama_memory_seq_rm(w->mem, s->id, keep, -1)) {
+        llama_memory_seq_rm(w->mem, s->id, -1, -1);
+        keep = 0;
+    }
+    if (keep < s->n_past) s->n_past = keep;
+}
+
+static bool prepare_capture(slot *s) {
+    const glia_request *r = s->req;
+    if (!r->n_hooks) return true;
+    s->rows_want = glia_calloc(r->n_hooks, sizeof *s->rows_want);
+    s->rows_have = glia_calloc(r->n_hooks, sizeof *s->rows_have);
+    s->masks = (uint8_t **)glia_calloc(r->n_hooks, sizeof *s->masks);
+    if (!s->rows_want || !s->rows_have || !s->masks) return false;
+    bool any = false;
+    for (size_t h = 0; h < r->n_hooks; h++) {
+        const glia_rhook *k = &r->hooks[h];
+        s->rows_want[h] = k->n_prompt_rows;
+        any |= k->n_prompt_rows > 0;
+        if (k->all || !k->n_prompt_rows) continue;
+        if (!(s->masks[h] = glia_calloc((size_t)r->n_prompt, 1))) return false;
+        for (int32_t i = 0; i < k->n_positions && k->positions[i] < r->n_prompt; i++) s->masks[h][k->positions[i]] = 1;
+    }
+    return !any || (s->frames = glia_node_frames(r, GLIA_PHASE_PROMPT, s->rows_want));
+}
+
+static void admit(glia_worker *w, slot *s, glia_request *r) {
+    glia_err err;
+    s->req = r, s->state = SLOT_PREFILL;
+    s->n_generated = 0, s->draw_row = -1, s->n_rows = 0;
+    s->start_ms = s->prompt_end_ms = glia_now_ms();
+    s->last_used = ++w->clock;
+    s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
+    int32_t keep = usable_prefix(s, r);
+    forget(w, s, w->keeps_prefix || keep == s->n_past ? keep : 0);
+    s->n_cached = s->n_past;
+    if (!prepare_capture(s)) {
+        slot_fail(s, GLIA_ENOMEM, "out of memory for the activations asked for");
+        return;
+    }
+    if (glia_sampler_new(&s->sampler, &r->sampling, w->m->lm, &err)) {
+        slot_fail(s, err.status, err.message);
+        return;
+    }
+    for (int32_t i = 0; i < r->n_prompt; i++) glia_sampler_accept(s->sampler, r->prompt[i]);
+}
+
+/* The idle slot that saves this request the most work; the longest unused one when none does. */
+static slot *best_slot(glia_worker *w, const glia_request *r) {
+    slot *best = NULL;
+    int32_t best_n = -1;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        if (s->state != SLOT_IDLE) continue;
+        int32_t n = usable_prefix(s, r);
+        if (n > best_n || (n == best_n && s->last_used < best->last_used)) best = s, best_n = n;
+    }
+    return best;
+}
+
+/* Take what waits.  Blocks while there is nothing to do.  False: stop. */
+static bool take_requests(glia_worker *w, bool idle) {
+    glia_inbox *b = w->m->inbox;
+    pthread_mutex_lock(&b->lock);
+    while (idle && !b->stirred && !b->stopped) pthread_cond_wait(&b->wake, &b->lock);
+    b->stirred = false;
+    bool go_on = !b->stopped;
+    glia_request **at = &b->first, *last = NULL;
+    while (*at) {
+        glia_request *r = *at;
+        bool gone = glia_request_is_cancelled(r);
+        slot *s = gone || !go_on ? NULL : best_slot(w, r);
+        if (!s && !gone) {
+            last = r, at = &r->next;
+            continue;
+        }
+        *at = r->next, r->next = NULL;
+        b->n_waiting--;
+        pthread_mutex_unlock(&b->lock); /* submit must never wait for the engine's work */
+        if (s) {
+            admit(w, s, r);
+        } else {
+            glia_err e;
+            glia_fail(&e, GLIA_ECANCELLED, "cancelled before it began");
+            glia_request_push_error(r, &e);
+            glia_request_unref(r);
+        }
+        pthread_mutex_lock(&b->lock);
+        at = &b->first, last = NULL; /* the list may have grown: look again from its head */
+        go_on = !b->stopped;
+    }
+    b->last = last;
+    pthread_mutex_unlock(&b->lock);
+    return go_on;
+}
+
+/* ------------------------------------------------------------------ one batch */
+
+static void add_row(glia_worker *w, const slot *s, int32_t token, int32_t pos, bool output) {
+    int32_t i = w->batch.n_tokens++;
+    w->batch.token[i] = token, w->batch.pos[i] = pos;
+    w->batch.n_seq_id[i] = 1, w->batch.seq_id[i][0] = s->id;
+    w->batch.logits[i] = output;
+    w->rows[i] = (glia_tap_row){.token = token, .pos = pos, .output = output};
+}
+
+/* Must this token be an output because a hook wants its row behind the last layer's trimming? */
+static bool hook_needs_output(const slot *s, uint32_t phase, int32_t pos) {
+    for (size_t h = 0; h < s->req->n_hooks; h++) {
+        if (s->req->hooks[h].outputs && glia_rhook_wants(&s->req->hooks[h], phase, pos)) return true;
+    }
+    return false;
+}
+
+static void add_decode(glia_worker *w, slot *s) {
+    s->row0 = s->draw_row = w->batch.n_tokens, s->n_rows = 1;
+    add_row(w, s, s->next_token, s->n_past, true);
+}
+
+static void add_prefill(glia_worker *w, slot *s, int32_t most) {
+    const glia_request *r = s->req;
+    int32_t left = r->n_prompt - s->n_past, n = left < most ? left : most;
+    s->row0 = w->batch.n_tokens, s->n_rows = n, s->draw_row = -1;
+    for (int32_t i = 0; i < n; i++) {
+        int32_t pos = s->n_past + i;
+        bool last = pos == r->n_prompt - 1;
+        add_row(w, s, r->prompt[pos], pos, last || hook_needs_output(s, GLIA_PHASE_PROMPT, pos));
+        if (last) s->draw_row = w->batch.n_tokens - 1;
+    }
+}
+
+static void fill_batch(glia_worker *w) {
+    bool hooks = false;
+    w->batch.n_tokens = 0;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        s->n_rows = 0, s->draw_row = -1;
+        if (s->req && s->req->n_hooks) hooks = true;
+    }
+    bool alone = hooks && w->one_at_a_time;
+    for (int pass = 0; pass < 2; pass++) { /* first every decoding slot, then prompts with what room is left */
+        for (int32_t k = 0; k < w->n_slots; k++) {
+            slot *s = &w->slots[(k + w->turn) % w->n_slots];
+            if (s->state != (pass ? SLOT_PREFILL : SLOT_DECODE) || w->batch.n_tokens >= w->n_batch) continue;
+            if (alone && w->batch.n_tokens) return;
+            if (glia_request_is_full(s->req)) continue;
+            if (pass) add_prefill(w, s, w->n_batch - w->batch.n_tokens);
+            else add_decode(w, s);
+        }
+    }
+}
+
+static bool want(glia_worker *w, const glia_tap_want *one) {
+    if (w->n_wants == w->n_wants_alloc) {
+        int32_t n = w->n_wants_alloc ? w->n_wants_alloc * 2 : 64;
+        glia_tap_want *p = glia_realloc(w->wants, (size_t)n * sizeof *p);
+        if (!p) return false;
+        w->wants = p, w->n_wants_alloc = n;
+    }
+    w->wants[w->n_wants++] = *one;
+    return true;
+}
+
+/* Writable pointers into the frames of a node that was not pushed yet. */
+static float *frame_data(const glia_frame *f) { return (float *)(uintptr_t)f->data; }
+static int32_t *frame_positions(const glia_frame *f) { return (int32_t *)(uintptr_t)f->positions; }
+static int32_t *frame_tokens(const glia_frame *f) { return (int32_t *)(uintptr_t)f->token_ids; }
+
+/* Ask the tap for this slot's rows of the batch.  False: out of memory. */
+static bool want_rows(glia_worker *w, slot *s) {
+    const glia_request *r = s->req;
+    if (!r->n_hooks) return true;
+    if (s->state == SLOT_DECODE) {
+        bool any = false;
+        for (size_t h = 0; h < r->n_hooks; h++) {
+            s->rows_want[h] = glia_rhook_wants(&r->hooks[h], GLIA_PHASE_GENERATED, s->n_past);
+            s->rows_have[h] = 0;
+            any |= s->rows_want[h] > 0;
+        }
+        glia_node_free(s->frames);
+        s->frames = NULL;
+        if (any && !(s->frames = glia_node_frames(r, GLIA_PHASE_GENERATED, s->rows_want))) return false;
+    }
+    if (!s->frames) return true;
+    const glia_frame *f = glia_node_event(s->frames)->u.activations.frames;
+    for (size_t h = 0; h < r->n_hooks; h++) {
+        const glia_rhook *k = &r->hooks[h];
+        if (!s->rows_want[h]) continue;
+        const uint8_t *mask = s->state == SLOT_PREFILL && s->masks[h] ? s->masks[h] + s->n_past : NULL;
+        int32_t have = s->rows_have[h], n = 0;
+        for (int32_t i = 0; i < s->n_rows; i++) {
+            if (mask && !mask[i]) continue;
+            frame_positions(f)[have + n] = w->rows[s->row0 + i].pos;
+            frame_tokens(f)[have + n] = w->rows[s->row0 + i].token;
+            n++;
+        }
+        glia_tap_want one = {.point = k->point, .layer = k->layer, .row0 = s->row0, .n_rows = s->n_rows, .mask = mask,
+                             .heads = k->heads, .n_heads = k->heads ? k->n_heads : 0, .out_width = k->width,
+                             .dst = frame_data(f) + (size_t)have * (size_t)k->width};
+        if (n && !want(w, &one)) return false;
+        f++;
+    }
+    return true;
+}
+
+static void count_rows(slot *s) {
+    for (size_t h = 0; s->frames && h < s->req->n_hooks; h++) {
+        if (!s->rows_want[h]) continue;
+        if (s->state == SLOT_DECODE || !s->masks[h]) {
+            s->rows_have[h] += s->n_rows;
+        } else {
+            for (int32_t i = 0; i < s->n_rows; i++) s->rows_have[h] += s->masks[h][s->n_past + i];
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ after a pass */
+
+static void push_frames(slot *s) {
+    if (!s->frames) return;
+    glia_request_push(s->req, s->frames);
+    s->frames = NULL;
+}
+
+/* Bytes of a token; the result lies in buf or in *big (freed by the caller).  -1: out of memory. */
+static int32_t piece(const glia_worker *w, int32_t token, char *buf, int32_t cap, char **big) {
+    *big = NULL;
+    int32_t n = llama_token_to_piece(w->m->vocab, token, buf, cap, 0, false);
+    if (n >= 0) return n;
+    if (!(*big = glia_malloc((size_t)-n))) return -1;
+    return llama_token_to_piece(w->m->vocab, token, *big, -n, 0, false);
+}
+
+static void draw(glia_worker *w, slot *s) {
+    const glia_request *r = s->req;
+    const float *logits = llama_get_logits_ith(w->ctx, s->draw_row);
+    if (!logits) { slot_fail(s, GLIA_EINTERNAL, "llama.cpp answered no logits"); return; }
+    int32_t id = glia_sampler_draw(s->sampler, logits, w->scratch);
+    glia_sampler_accept(s->sampler, id);
+    bool eog = llama_vocab_is_eog(w->m->vocab, id) && !r->sampling.ignore_eos;
+    int32_t index = s->n_generated++, hit = -1;
+    w->out.n = 0, w->out.failed = false;
+    if (!eog) {
+        char small[128], *big;
+        int32_t n = piece(w, id, small, sizeof small, &big);
+        if (n > 0) hit = glia_text_add(&s->text, big ? big : small, (size_t)n, &w->out);
+        glia_free(big);
+        if (n < 0) w->out.failed = true;
+    }
+    int32_t n_top = r->sampling.n_logprobs > 0 ? r->sampling.n_logprobs : 0;
+    if (n_top > w->m->info.n_vocab) n_top = w->m->info.n_vocab;
+    glia_node *node = w->out.failed || s->text.held.failed
+                          ? NULL : glia_node_token(id, index, w->out.p ? w->out.p : "", w->out.n, n_top);
+    if (!node) { slot_fail(s, GLIA_ENOMEM, "out of memory for a token"); return; }
+    glia_event *ev = glia_node_event(node);
+    ev->u.token.is_eog = eog;
+    if (r->sampling.n_logprobs >= 0) {
+        ev->u.token.logprob = glia_logprobs(logits, w->m->info.n_vocab, id, glia_node_top(node), n_top);
+    }
+    glia_request_push(s->req, node);
+    if (eog) slot_finish(w, s, GLIA_FINISH_STOP, NULL);
+    else if (hit >= 0) slot_finish(w, s, GLIA_FINISH_STOP_STRING, r->stop[hit]);
+    else if (s->n_generated >= r->max_tokens) slot_finish(w, s, GLIA_FINISH_LENGTH, NULL);
+    else s->next_token = id;
+}
+
+static void advance(glia_worker *w, slot *s) {
+    for (int32_t i = 0; i < s->n_rows; i++) s->tokens[s->n_past + i] = w->rows[s->row0 + i].token;
+    count_rows(s);
+    s->n_past += s->n_rows;
+    s->last_used = ++w->clock;
+    if (s->state == SLOT_PREFILL) {
+        if (s->req->want_progress) glia_request_push_progress(s->req, s->n_past, s->req->n_prompt);
+        if (s->n_past < s->req->n_prompt) return;
+        s->state = SLOT_DECODE;
+        s->prompt_end_ms = glia_now_ms();
+    }
+    push_frames(s);
+    if (s->req->max_tokens == 0) slot_finish(w, s, GLIA_FINISH_LENGTH, NULL);
+    else draw(w, s);
+}
+
+/* Take the batch's tokens out of the cache again. */
+static void undo(glia_worker *w) {
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        if (!s->n_rows) continue;
+        if (llama_memory_seq_rm(w->mem, s->id, s->n_past, -1)) continue;
+        llama_memory_seq_rm(w->mem, s->id, -1, -1); /* state that cannot be rolled back: start this request anew */
+        s->n_past = 0;
+        if (s->state == SLOT_DECODE) slot_fail(s, GLIA_EINTERNAL, "this model's state cannot be rolled back");
+        else memset(s->rows_have, 0, s->rows_have ? s->req->n_hooks * sizeof *s->rows_have : 0);
+    }
+}
+
+static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const char *why) {
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        if (s->n_rows && (!hooked_only || s->req->n_hooks)) {
+            llama_memory_seq_rm(w->mem, s->id, -1, -1); /* what lies in the cache is unknown now */
+            s->n_past = 0;
+            slot_fail(s, st, why);
+        }
+    }
+}
+
+/* llama_decode with the tap armed when some hook wants rows.  0: done, 2: aborted, else failed. */
+static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160]) {
+    *tapped = GLIA_TAP_OK;
+    if (!w->n_wants) return llama_decode(w->ctx, w->batch);
+    int32_t rc = 0;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        int32_t n_out = 0;
+        glia_atlas *at = NULL;
+        glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants);
+        rc = llama_decode(w->ctx, w->batch);
+        *tapped = glia_tap_disarm(w->tap, why);
+        if (rc || *tapped != GLIA_TAP_NEW_TOPOLOGY || attempt || !w->keeps_prefix) break;
+        /* a graph that was not seen at load: take the rows back, map this graph, run once more */
+        for (int32_t i = 0; i < w->batch.n_tokens; i++) n_out += w->batch.logits[i];
+        undo(w);
+        if (make_atlas(w->ctx, (uint32_t)w->batch.n_tokens, (uint32_t)(n_out ? n_out : 1), w->m->info.n_layer, &at, NULL)) break;
+        glia_tap_take_atlas(w->tap, w->batch.n_tokens > 1, n_out > 0, at);
+    }
+    return rc;
+}
+
+static void turn(glia_worker *w) {
+    char why[160] = "";
+    glia_tap_result tapped;
+    w->turn = (w->turn + 1) % w->n_slots;
+    w->n_wants = 0;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        if (s->n_rows && !want_rows(w, s)) { /* its rows stay in the batch of this turn, harmless: forget them after */
+            fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
+            return;
+        }
+    }
+    int32_t rc = run_batch(w, &tapped, why);
+    if (rc == 2) { /* someone left: the others run again without it */
+        undo(w);
+        w->was_aborted = true;
+        return;
+    }
+    w->was_aborted = false;
+    if (rc) {
+        glia_log(GLIA_LOG_ERROR, "llama_decode answered %d", rc);
+        fail_batch(w, false, GLIA_EINTERNAL, rc == 1 ? "the KV cache has no room" : "the forward pass failed");
+        return;
+    }
+    if (tapped == GLIA_TAP_NOMEM) fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
+    else if (tapped != GLIA_TAP_OK) fail_batch(w, true, GLIA_EUNPROVEN, why);
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        if (w->slots[i].n_rows) advance(w, &w->slots[i]);
+    }
+}
+
+static bool drop_cancelled(glia_worker *w) {
+    bool any = false;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        slot *s = &w->slots[i];
+        if (!s->req || !glia_request_is_cancelled(s->req)) continue;
+        slot_fail(s, GLIA_ECANCELLED, "cancelled");
+        any = true;
+    }
+    return any;
+}
+
+void glia_worker_run(glia_worker *w) {
+    bool idle = true;
+    while (take_requests(w, idle)) {
+        bool freed = drop_cancelled(w);
+        fill_batch(w);
+        if (w->batch.n_tokens) turn(w);
+        /* nothing to do, or every client is slow: sleep until something stirs, unless a slot just became free */
+        idle = !w->batch.n_tokens && !freed;
+    }
+    glia_err e;
+    glia_fail(&e, GLIA_ECANCELLED, "the model was closed");
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        if (w->slots[i].req) slot_fail(&w->slots[i], GLIA_ECANCELLED, e.message);
+    }
+    glia_inbox *b = w->m->inbox;
+    pthread_mutex_lock(&b->lock);
+    glia_request *r = b->first;
+    b->first = b->last = NULL, b->n_waiting = 0;
+    pthread_mutex_unlock(&b->lock);
+    while (r) {
+        glia_request *next = r->next;
+        glia_request_push_error(r, &e);
+        glia_request_unref(r);
+        r = next;
+    }
+}
+
+void glia_worker_stop(glia_worker *w) { atomic_store(&w->stopping, true); }
