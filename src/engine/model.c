@@ -202,8 +202,11 @@ static void *engine_main(void *arg) {
     pthread_cond_signal(&m->changed);
     pthread_mutex_unlock(&m->lock);
     if (!st) glia_worker_run(m->worker);
-    glia_worker_free(m->worker);
-    m->worker = NULL;
+    pthread_mutex_lock(&m->lock);
+    glia_worker *w = m->worker;
+    m->worker = NULL; /* glia_model_close may be about to tell it to stop */
+    pthread_mutex_unlock(&m->lock);
+    glia_worker_free(w);
     if (m->lm) llama_model_free(m->lm);
     m->lm = NULL;
     return NULL;
@@ -287,7 +290,7 @@ void glia_model_close(glia_model *m) {
         pthread_cond_signal(&m->inbox->wake);
         pthread_mutex_unlock(&m->inbox->lock);
         pthread_mutex_lock(&m->lock);
-        if (m->state == GLIA_MODEL_READY) glia_worker_stop(m->worker);
+        if (m->worker) glia_worker_stop(m->worker);
         pthread_mutex_unlock(&m->lock);
         pthread_join(m->thread, NULL);
     }

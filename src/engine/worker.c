@@ -52,7 +52,7 @@ struct glia_worker {
     slot *slots;
     int32_t n_slots, n_batch, n_outputs_max;
     bool one_at_a_time; /* recurrent state: rows are only proven with one sequence in a pass */
-    bool keeps_prefix;  /* the cache can be cut anywhere */
+    bool cuts_prefix;   /* a cached sequence may be cut and continued anywhere, not only at its end */
 
     struct llama_batch batch;
     glia_tap_row *rows; /* [n_batch] mirror of the batch for the tap */
@@ -149,7 +149,8 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     if (!w->batch.token) goto done;
     w->n_outputs_max = w->n_batch;
     w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
-    w->keeps_prefix = !w->one_at_a_time;
+    /* llama.cpp hands cells that fell out of a sliding window to other sequences: a cut sequence may have holes */
+    w->cuts_prefix = !w->one_at_a_time && llama_model_n_swa(m->lm) == 0;
     st = make_atlas(w->ctx, 13, 5, m->info.n_layer, &m->atlas, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
     if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
@@ -223,11 +224,12 @@ static int32_t common_prefix(const slot *s, const glia_request *r) {
 
 /* How much of a cached prefix this request may use: never the last prompt token (its logits are needed), never a
  * position whose activation a hook wants (it would be swallowed). */
-static int32_t usable_prefix(const slot *s, const glia_request *r) {
+static int32_t usable_prefix(const glia_worker *w, const slot *s, const glia_request *r) {
     if (r->no_cache) return 0;
     int32_t n = common_prefix(s, r);
     if (n > r->n_prompt - 1) n = r->n_prompt - 1;
-    return n < r->first_wanted ? n : r->first_wanted;
+    if (n > r->first_wanted) n = r->first_wanted;
+    return n == s->n_past || w->cuts_prefix ? n : 0;
 }
 
 static void forget(glia_worker *w, slot *s, int32_t keep) {
@@ -264,8 +266,7 @@ static void admit(glia_worker *w, slot *s, glia_request *r) {
     s->start_ms = s->prompt_end_ms = glia_now_ms();
     s->last_used = ++w->clock;
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
-    int32_t keep = usable_prefix(s, r);
-    forget(w, s, w->keeps_prefix || keep == s->n_past ? keep : 0);
+    forget(w, s, usable_prefix(w, s, r));
     s->n_cached = s->n_past;
     if (!prepare_capture(s)) {
         slot_fail(s, GLIA_ENOMEM, "out of memory for the activations asked for");
@@ -285,7 +286,7 @@ static slot *best_slot(glia_worker *w, const glia_request *r) {
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
         if (s->state != SLOT_IDLE) continue;
-        int32_t n = usable_prefix(s, r);
+        int32_t n = usable_prefix(w, s, r);
         if (n > best_n || (n == best_n && s->last_used < best->last_used)) best = s, best_n = n;
     }
     return best;
@@ -548,7 +549,7 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
         glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants);
         rc = llama_decode(w->ctx, w->batch);
         *tapped = glia_tap_disarm(w->tap, why);
-        if (rc || *tapped != GLIA_TAP_NEW_TOPOLOGY || attempt || !w->keeps_prefix) break;
+        if (rc || *tapped != GLIA_TAP_NEW_TOPOLOGY || attempt || w->one_at_a_time) break;
         /* a graph that was not seen at load: take the rows back, map this graph, run once more */
         for (int32_t i = 0; i < w->batch.n_tokens; i++) n_out += w->batch.logits[i];
         undo(w);
