@@ -12,6 +12,8 @@ extern "C" {
 
 struct llama_model;
 struct llama_context;
+struct llama_model_params;
+struct llama_context_params;
 struct ggml_cgraph;
 typedef struct glia_templates glia_templates;
 
@@ -23,6 +25,13 @@ void glia_bridge_templates_free(glia_templates *t);
 /* Render; any thread, t is only read.  *out is freed with glia_free. */
 glia_status glia_bridge_render(const glia_templates *t, const char *messages_json, size_t n_json, char **out,
                                size_t *n_out, glia_err *err);
+
+/* Load a model file or make a context.  llama.cpp asserts on some damaged files: on this thread, during these calls, a
+ * failed assertion is an error and not the end of the process.  NULL: *why (static, this thread's) says the reason
+ * when an assertion or exception gave one, else "". */
+struct llama_model *glia_bridge_load(const char *path, const struct llama_model_params *p, const char **why);
+struct llama_context *glia_bridge_context(struct llama_model *m, const struct llama_context_params *p,
+                                          const char **why);
 
 /* Build, but do not run, the graph of a pass over n_tokens tokens of which n_outputs are outputs.  Valid until the
  * next call on this context.  NULL: llama.cpp could not.  Engine thread. */

@@ -1,4 +1,4 @@
-/* engine/chat_bridge.cpp — the only C++ of Glia: llama.cpp's chat templates and its graph reservation, behind C.
+/* engine/chat_bridge.cpp — the only C++ of Glia: what of llama.cpp speaks C++ or must be guarded by try, behind C.
  *
  * Templates come out of model files and are hostile input: sizes are bounded, every exception is caught here.
  * Template rendering runs on any thread and only reads; glia_bridge_graph runs on the engine thread. */
@@ -7,9 +7,12 @@
 #include "chat.h"
 #include "llama-ext.h"
 
+#include <cstdio>
 #include <cstring>
 #include <exception>
+#include <mutex>
 #include <new>
+#include <stdexcept>
 
 extern "C" {
 #include "base/err.h"
@@ -19,6 +22,36 @@ extern "C" {
 namespace {
 constexpr size_t max_template_bytes = 1u << 20;
 constexpr size_t max_prompt_bytes   = 64u << 20;
+
+thread_local bool guarded = false;
+thread_local char reason[320];
+
+/* ggml calls this before it aborts.  Thrown from here, the exception unwinds llama.cpp's loader, whose own resources are
+ * all owned by objects; anywhere else a failed assertion still ends the process. */
+void on_assert(const char * message) {
+    if (guarded) {
+        throw std::runtime_error(message);
+    }
+    fprintf(stderr, "glia: error: %s\n", message);
+}
+
+template <typename F> auto guard(F f, const char ** why) -> decltype(f()) {
+    static std::once_flag once;
+    std::call_once(once, [] { ggml_set_abort_callback(on_assert); });
+    decltype(f()) result = nullptr;
+    reason[0] = 0;
+    guarded   = true;
+    try {
+        result = f();
+    } catch (const std::exception & e) {
+        snprintf(reason, sizeof reason, "%s", e.what());
+    } catch (...) {
+        snprintf(reason, sizeof reason, "unknown exception");
+    }
+    guarded = false;
+    *why    = reason;
+    return result;
+}
 }  // namespace
 
 struct glia_templates {
@@ -77,10 +110,15 @@ extern "C" glia_status glia_bridge_render(const glia_templates * t, const char *
     }
 }
 
+extern "C" llama_model * glia_bridge_load(const char * path, const llama_model_params * p, const char ** why) {
+    return guard([&] { return llama_model_load_from_file(path, *p); }, why);
+}
+
+extern "C" llama_context * glia_bridge_context(llama_model * m, const llama_context_params * p, const char ** why) {
+    return guard([&] { return llama_init_from_model(m, *p); }, why);
+}
+
 extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_outputs) {
-    try {
-        return llama_graph_reserve(ctx, n_tokens, 1, n_outputs);
-    } catch (...) {
-        return nullptr;
-    }
+    const char * why;
+    return guard([&] { return llama_graph_reserve(ctx, n_tokens, 1, n_outputs); }, &why);
 }

@@ -161,10 +161,11 @@ static glia_status load(glia_model *m, glia_err *err) {
     mp.n_gpu_layers = p->n_gpu_layers;
     mp.progress_callback = p->on_progress, mp.progress_callback_user_data = p->progress_ud;
     last_error[0] = 0;
-    m->lm = llama_model_load_from_file(m->path, mp);
+    const char *why;
+    m->lm = glia_bridge_load(m->path, &mp, &why);
     if (!m->lm) {
         return glia_fail(err, GLIA_EINVAL, "llama.cpp cannot load %s: %s", m->path,
-                         last_error[0] ? last_error : "cancelled");
+                         why[0] ? why : last_error[0] ? last_error : "cancelled");
     }
     if (!llama_model_has_decoder(m->lm) || llama_model_has_encoder(m->lm)) {
         return glia_fail(err, GLIA_EINVAL, "%s is not a decoder-only language model: not supported yet", m->path);

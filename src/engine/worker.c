@@ -134,10 +134,14 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         w->slots[i].tokens = glia_malloc((size_t)m->params.n_ctx * sizeof *w->slots[i].tokens);
         if (!w->slots[i].tokens) goto done;
     }
-    w->ctx = llama_init_from_model(m->lm, context_params(m, w));
+    const char *why;
+    struct llama_context_params cp = context_params(m, w);
+    w->ctx = glia_bridge_context(m->lm, &cp, &why);
     if (!w->ctx) {
-        st = glia_fail(err, GLIA_ENOMEM, "no memory for a context of %d × %d tokens: use a smaller --ctx or --parallel",
-                       m->params.n_parallel, m->params.n_ctx);
+        st = why[0] ? glia_fail(err, GLIA_EINVAL, "llama.cpp cannot make a context: %s", why)
+                    : glia_fail(err, GLIA_ENOMEM,
+                                "no memory for a context of %d × %d tokens: use a smaller --ctx or --parallel",
+                                m->params.n_parallel, m->params.n_ctx);
         goto done;
     }
     w->mem = llama_get_memory(w->ctx);
@@ -299,15 +303,16 @@ static bool take_requests(glia_worker *w, bool idle) {
     while (idle && !b->stirred && !b->stopped) pthread_cond_wait(&b->wake, &b->lock);
     b->stirred = false;
     bool go_on = !b->stopped;
-    glia_request **at = &b->first, *last = NULL;
+    glia_request **at = &b->first, *before = NULL;
     while (*at) {
         glia_request *r = *at;
         bool gone = glia_request_is_cancelled(r);
         slot *s = gone || !go_on ? NULL : best_slot(w, r);
         if (!s && !gone) {
-            last = r, at = &r->next;
+            before = r, at = &r->next;
             continue;
         }
+        if (b->last == r) b->last = before; /* before the lock is let go: submit appends behind it */
         *at = r->next, r->next = NULL;
         b->n_waiting--;
         pthread_mutex_unlock(&b->lock); /* submit must never wait for the engine's work */
@@ -320,10 +325,9 @@ static bool take_requests(glia_worker *w, bool idle) {
             glia_request_unref(r);
         }
         pthread_mutex_lock(&b->lock);
-        at = &b->first, last = NULL; /* the list may have grown: look again from its head */
+        at = &b->first, before = NULL; /* the list may have grown: look again from its head */
         go_on = !b->stopped;
     }
-    b->last = last;
     pthread_mutex_unlock(&b->lock);
     return go_on;
 }

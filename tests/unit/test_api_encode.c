@@ -1,0 +1,164 @@
+/* Floats, half precision and base64 as text, against known values and against the C library. */
+#include "api/encode.h"
+#include "glia.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static float from_bits(uint32_t u) {
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+static uint32_t to_bits(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static uint32_t random_state = 12345;
+static uint32_t next_random(void) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    random_state ^= random_state << 5;
+    return random_state;
+}
+
+static void is_text(float x, const char *expected) {
+    char out[GLIA_FLOAT_CHARS];
+    size_t n = glia_float_text(x, out);
+    assert_string_equal(out, expected);
+    assert_int_equal(n, strlen(expected));
+}
+
+static void floats_have_familiar_forms(void **state) {
+    (void)state;
+    is_text(0.0f, "0.0");
+    is_text(-0.0f, "-0.0");
+    is_text(1.0f, "1.0");
+    is_text(-1.5f, "-1.5");
+    is_text(0.1f, "0.1");
+    is_text(100.0f, "100.0");
+    is_text(123456.0f, "123456.0");
+    is_text(16777216.0f, "16777216.0");
+    is_text(0.001f, "0.001");
+    is_text(3.1415927f, "3.1415927");
+    is_text(1e-7f, "1e-7");
+    is_text(1e20f, "1e20");
+    is_text(-2.5e-10f, "-2.5e-10");
+    is_text(0.3f, "0.3");
+    is_text(9.999999e8f, "999999900.0");
+    is_text(3.4028235e38f, "3.40282347e+38"); /* the ends of the range are right, not shortest */
+    is_text(NAN, "null");
+    is_text(INFINITY, "null");
+    is_text(-INFINITY, "null");
+}
+
+static void reads_back(uint32_t u) {
+    char out[GLIA_FLOAT_CHARS];
+    float x = from_bits(u);
+    size_t n = glia_float_text(x, out);
+    if (n >= GLIA_FLOAT_CHARS || to_bits(strtof(out, NULL)) != u) fail_msg("%08x: %a became %s", u, (double)x, out);
+}
+
+static void every_float_reads_back_exactly(void **state) {
+    (void)state;
+    for (uint32_t e = 0; e < 255; e++) { /* around every power of two */
+        for (int d = -3; d <= 3; d++) {
+            uint32_t u = (e << 23) + (uint32_t)d;
+            if ((u & 0x7f800000) != 0x7f800000) reads_back(u), reads_back(u ^ 0x80000000);
+        }
+    }
+    for (int k = -44; k <= 38; k++) { /* around every power of ten */
+        float x = strtof((char[]){'1', 'e', k < 0 ? '-' : '+', (char)('0' + abs(k) / 10), (char)('0' + abs(k) % 10), 0},
+                         NULL);
+        for (int d = -3; d <= 3; d++) reads_back(to_bits(x) + (uint32_t)d);
+    }
+    for (int i = 0; i < 1000000; i++) {
+        uint32_t u = next_random();
+        if ((u & 0x7f800000) != 0x7f800000) reads_back(u);
+    }
+}
+
+static void floats_are_as_short_as_possible(void **state) {
+    (void)state;
+    int longer = 0;
+    for (int i = 0; i < 200000; i++) {
+        uint32_t u = (next_random() & 0x80ffffff) | 0x3e000000; /* 0.125 to 8, both signs */
+        char out[GLIA_FLOAT_CHARS], other[32];
+        size_t n = glia_float_text(from_bits(u), out), digits = 0;
+        for (size_t k = 0; k < n; k++) digits += out[k] >= '0' && out[k] <= '9';
+        digits -= out[out[0] == '-'] == '0'; /* 0.5: the first is none */
+        int p = 1;
+        while (p < 9 && (snprintf(other, sizeof other, "%.*g", p, (double)from_bits(u)), to_bits(strtof(other, NULL)) != u)) p++;
+        longer += digits > (size_t)p && digits > 2;
+    }
+    assert_int_equal(longer, 0);
+}
+
+static void half_precision_matches_known_values(void **state) {
+    (void)state;
+    static const struct {
+        float x;
+        uint16_t h;
+    } known[] = {
+        {0.0f, 0x0000},      {-0.0f, 0x8000},     {1.0f, 0x3c00},          {-2.0f, 0xc000},          {65504.0f, 0x7bff},
+        {65519.0f, 0x7bff},  {65520.0f, 0x7c00},  {0.333251953125f, 0x3555}, {6.103515625e-05f, 0x0400},
+        {5.960464477539063e-08f, 0x0001}, {2.98e-08f, 0x0000}, {2.9803e-08f, 0x0001}, {1.00048828125f, 0x3c00},
+        {1.00146484375f, 0x3c02}, {INFINITY, 0x7c00}, {6.0976e-05f, 0x03ff},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (glia_f16_of(known[i].x) != known[i].h)
+            fail_msg("%a: %04x, not %04x", (double)known[i].x, glia_f16_of(known[i].x), known[i].h);
+    }
+    assert_true(isnan(glia_f16_to(glia_f16_of(NAN))));
+    for (uint32_t h = 0; h < 65536; h++) { /* every half is its own nearest half */
+        float x = glia_f16_to((uint16_t)h);
+        if (!isnan(x)) assert_int_equal(glia_f16_of(x), h);
+    }
+}
+
+static void bfloat16_rounds_to_even(void **state) {
+    (void)state;
+    assert_int_equal(glia_bf16_of(1.0f), 0x3f80);
+    assert_int_equal(glia_bf16_of(from_bits(0x3f808000)), 0x3f80);
+    assert_int_equal(glia_bf16_of(from_bits(0x3f818000)), 0x3f82);
+    assert_int_equal(glia_bf16_of(from_bits(0x3f808001)), 0x3f81);
+    assert_int_equal(glia_bf16_of(INFINITY), 0x7f80);
+    assert_true(isnan(glia_bf16_to(glia_bf16_of(from_bits(0x7f800001)))));
+    assert_true(glia_bf16_to(0x3f80) == 1.0f);
+}
+
+static void base64_matches_rfc_4648(void **state) {
+    (void)state;
+    static const char *const rows[][2] = {{"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},        {"foo", "Zm9v"},
+                                          {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        glia_buf b = {0};
+        glia_base64_add(&b, rows[i][0], strlen(rows[i][0]));
+        assert_string_equal(b.p ? b.p : "", rows[i][1]);
+        glia_buf_clear(&b);
+    }
+    static const unsigned char bytes[] = {0xfb, 0xff, 0xbf, 0x00, 0x10, 0x83};
+    glia_buf b = {0};
+    glia_base64_add(&b, bytes, 3);
+    glia_base64_add(&b, bytes + 3, 3);
+    assert_string_equal(b.p, "+/+/ABCD");
+    glia_buf_clear(&b);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(floats_have_familiar_forms),       cmocka_unit_test(every_float_reads_back_exactly),
+        cmocka_unit_test(floats_are_as_short_as_possible),  cmocka_unit_test(half_precision_matches_known_values),
+        cmocka_unit_test(bfloat16_rounds_to_even),          cmocka_unit_test(base64_matches_rfc_4648),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

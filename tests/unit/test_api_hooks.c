@@ -1,0 +1,346 @@
+/* Hooks as they come in (fields, keys, limits) and entries as they go out (labels, list, base64, merged). */
+#include "api/activations.h"
+#include "base/mem.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { N_LAYER = 30 };
+static glia_err err;
+static glia_acts acts;
+
+static glia_status parse_for(const char *s, size_t n, bool required, int32_t n_layer) {
+    yyjson_doc *doc;
+    yyjson_val *root;
+    glia_acts_clear(&acts);
+    memset(&err, 0, sizeof err);
+    assert_int_equal(glia_json_parse_object(&doc, &root, s, n, &err), GLIA_OK);
+    glia_status st = glia_acts_parse(&acts, root, required, n_layer, "llama", &err);
+    yyjson_doc_free(doc); /* nothing may point into it */
+    return st;
+}
+static glia_status parse(const char *s) { return parse_for(s, strlen(s), true, N_LAYER); }
+
+static void keys_are(const char *hooks, const char *const *keys, size_t n) {
+    char body[2048];
+    (void)snprintf(body, sizeof body, "{\"activation_hooks\":%s}", hooks);
+    if (parse(body)) fail_msg("%s: %s", hooks, err.message);
+    assert_int_equal(acts.n_keys, n);
+    for (size_t i = 0; i < n; i++) assert_string_equal(acts.keys[i], keys[i]);
+}
+#define KEYS_ARE(hooks, ...) keys_are(hooks, (const char *const[]){__VA_ARGS__}, sizeof (const char *[]){__VA_ARGS__} / sizeof(char *))
+
+static void keys_follow_the_way_the_hook_was_written(void **state) {
+    (void)state;
+    KEYS_ARE("[{\"layer\":5,\"component\":\"resid_post\"}]", "resid_post.5");
+    KEYS_ARE("[{\"layer\":-1,\"component\":\"residual\"}]", "resid_post.29");
+    KEYS_ARE("[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"}]", "transformer.h.5");
+    KEYS_ARE("[{\"layer_name\":\"model.layers.5.self_attn\",\"component\":\"attention\"}]",
+             "model.layers.5.self_attn_attention");
+    KEYS_ARE("[{\"layer_name\":\"model.layers.5\",\"component\":\"residual\",\"hook_id\":\"r5\"}]", "r5");
+    KEYS_ARE("[{\"name\":\"blocks.5.hook_resid_post\"}]", "blocks.5.hook_resid_post");
+    KEYS_ARE("[{\"component\":\"final_norm\"}]", "final_norm");
+}
+
+static void shared_keys_are_told_apart(void **state) {
+    (void)state;
+    KEYS_ARE("[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"},{\"layer\":\"transformer.h.5\",\"component\":"
+             "\"attention\"}]", "transformer.h.5_residual", "transformer.h.5_attention");
+    KEYS_ARE("[{\"layer\":5,\"component\":\"mlp_out\"},{\"layer\":5,\"component\":\"mlp_out\",\"positions\":\"last\"}]",
+             "model.layers.5_mlp_out", "model.layers.5_mlp_out#2");
+    KEYS_ARE("[{\"layer\":5,\"component\":\"q\",\"hook_id\":\"a\"},{\"layer\":6,\"component\":\"q\",\"hook_id\":\"a\"},"
+             "{\"layer\":7,\"component\":\"q\",\"hook_id\":\"a#2\"}]", "a", "a#2", "a#2#2");
+}
+
+static void a_star_gives_a_key_per_layer(void **state) {
+    (void)state;
+    static const char all[] = "{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"resid_post\"},{\"layer\":\"*\","
+                              "\"component\":\"mlp\",\"hook_id\":\"m\"}]}";
+    assert_int_equal(parse(all), GLIA_OK);
+    assert_int_equal(acts.n_keys, 2 * N_LAYER);
+    assert_string_equal(acts.keys[0], "resid_post.0");
+    assert_string_equal(acts.keys[29], "resid_post.29");
+    assert_string_equal(acts.keys[31], "m.1");
+    assert_int_equal(acts.hooks[31].layer, 1);
+    assert_string_equal(acts.labels[31].layer_name, "model.layers.1");
+    assert_int_equal(acts.labels[31].source, 1);
+}
+
+static void both_sides_share_one_key(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer_name\":\"model.layers.5\",\"component\":\"residual\","
+                           "\"capture_input\":true}]}"), GLIA_OK);
+    assert_int_equal(acts.n, 2);
+    assert_int_equal(acts.n_keys, 1);
+    assert_true(acts.labels[0].is_input && !acts.labels[1].is_input);
+    assert_int_equal(acts.hooks[0].point, GLIA_POINT_RESID_PRE);
+}
+
+static void rows_and_heads_are_taken(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"z\",\"heads\":[0,3],\"positions\":[0,-1]},"
+                           "{\"layer\":1,\"component\":\"q\",\"positions\":\"last\"},"
+                           "{\"layer\":1,\"component\":\"k\",\"positions\":\"generated\",\"dtype\":\"float16\"}]}"), GLIA_OK);
+    assert_int_equal(acts.hooks[0].n_heads, 2);
+    assert_int_equal(acts.hooks[0].heads[1], 3);
+    assert_int_equal(acts.hooks[0].n_positions, 2);
+    assert_int_equal(acts.hooks[0].positions[1], -1);
+    assert_int_equal(acts.hooks[0].phases, GLIA_PHASE_ALL);
+    assert_int_equal(acts.hooks[1].positions[0], -1);
+    assert_int_equal(acts.hooks[2].phases, GLIA_PHASE_GENERATED);
+    assert_int_equal(acts.labels[2].dtype, GLIA_F16);
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"q\"}],\"activation_format\":{\"include\":"
+                           "[\"prompt\"],\"encoding\":\"base64\",\"dtype\":\"bfloat16\",\"merge\":true}}"), GLIA_OK);
+    assert_int_equal(acts.hooks[0].phases, GLIA_PHASE_PROMPT);
+    assert_true(acts.format.merge && acts.format.encoding == GLIA_ENC_BASE64 && acts.labels[0].dtype == GLIA_BF16);
+}
+
+static void bad_hooks_name_their_field(void **state) {
+    (void)state;
+    static const struct {
+        const char *hooks;
+        glia_status status;
+        const char *param;
+    } rows[] = {
+        {"[]", GLIA_EINVAL, "activation_hooks"},
+        {"null", GLIA_EINVAL, "activation_hooks"},
+        {"{}", GLIA_EINVAL, "activation_hooks"},
+        {"[5]", GLIA_EINVAL, "activation_hooks[0]"},
+        {"[{}]", GLIA_EINVAL, "activation_hooks[0].component"},
+        {"[{\"layer\":5,\"component\":\"q\"},{\"layer\":40,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[1].layer"},
+        {"[{\"layer\":-31,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
+        {"[{\"layer\":1e30,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
+        {"[{\"layer\":1.5,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
+        {"[{\"layer\":true,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
+        {"[{\"layer\":5,\"component\":7}]", GLIA_EINVAL, "activation_hooks[0].component"},
+        {"[{\"layer\":5,\"component\":\"resid_pots\"}]", GLIA_EINVAL, "activation_hooks[0].component"},
+        {"[{\"layer\":5,\"component\":\"attention_pattern\"}]", GLIA_EHOOK, "activation_hooks[0].component"},
+        {"[{\"layer\":5,\"componet\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].componet"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":\"mean\"}]", GLIA_EINVAL, "activation_hooks[0].reduce"},
+        {"[{\"layer\":5,\"component\":\"q\",\"dtype\":\"int8\"}]", GLIA_EINVAL, "activation_hooks[0].dtype"},
+        {"[{\"layer\":5,\"component\":\"q\",\"heads\":[]}]", GLIA_EINVAL, "activation_hooks[0].heads"},
+        {"[{\"layer\":5,\"component\":\"q\",\"heads\":[-1]}]", GLIA_EINVAL, "activation_hooks[0].heads"},
+        {"[{\"layer\":5,\"component\":\"q\",\"heads\":\"all\"}]", GLIA_EINVAL, "activation_hooks[0].heads"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":\"first\"}]", GLIA_EINVAL, "activation_hooks[0].positions"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":[1,\"2\"]}]", GLIA_EINVAL, "activation_hooks[0].positions"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":{}}]", GLIA_EINVAL, "activation_hooks[0].positions"},
+        {"[{\"layer\":5,\"component\":\"q\",\"capture_input\":1}]", GLIA_EINVAL, "activation_hooks[0].capture_input"},
+        {"[{\"name\":\"blocks.5.hook_nothing\"}]", GLIA_EINVAL, "activation_hooks[0].name"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char body[512];
+        (void)snprintf(body, sizeof body, "{\"activation_hooks\":%s}", rows[i].hooks);
+        glia_status st = parse(body);
+        if (st != rows[i].status || strcmp(err.param, rows[i].param))
+            fail_msg("%s: status %d, param \"%s\", \"%s\"", rows[i].hooks, (int)st, err.param, err.message);
+    }
+    static const char *const formats[][2] = {
+        {"5", "activation_format"},
+        {"{\"encoding\":\"hex\"}", "activation_format.encoding"},
+        {"{\"dtype\":\"float64\"}", "activation_format.dtype"},
+        {"{\"include\":[]}", "activation_format.include"},
+        {"{\"include\":[\"all\"]}", "activation_format.include"},
+        {"{\"merge\":1}", "activation_format.merge"},
+        {"{\"encodin\":\"list\"}", "activation_format.encodin"},
+    };
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        char body[512];
+        (void)snprintf(body, sizeof body, "{\"activation_format\":%s}", formats[i][0]);
+        assert_int_equal(parse_for(body, strlen(body), false, N_LAYER), GLIA_EINVAL);
+        assert_string_equal(err.param, formats[i][1]);
+    }
+}
+
+static void hooks_are_optional_on_plain_routes(void **state) {
+    (void)state;
+    assert_int_equal(parse_for("{}", 2, false, N_LAYER), GLIA_OK);
+    assert_int_equal(acts.n, 0);
+}
+
+static glia_status many(int n, const char *hook, int32_t n_layer) {
+    glia_buf b = {0};
+    glia_buf_adds(&b, "{\"activation_hooks\":[");
+    for (int i = 0; i < n; i++) glia_buf_addf(&b, "%s%s", i ? "," : "", hook);
+    glia_buf_adds(&b, "]}");
+    glia_status st = parse_for(b.p, b.n, true, n_layer);
+    glia_buf_clear(&b);
+    return st;
+}
+
+static void long_lists_are_refused(void **state) {
+    (void)state;
+    assert_int_equal(many(10000, "{\"layer\":1,\"component\":\"q\"}", N_LAYER), GLIA_EINVAL);
+    assert_string_equal(err.param, "activation_hooks");
+    assert_non_null(strstr(err.message, "10000"));
+    assert_int_equal(many(1024, "{\"layer\":\"*\",\"component\":\"q\"}", 100), GLIA_EINVAL);
+    assert_non_null(strstr(err.message, "102400"));
+    assert_int_equal(many(1024, "{\"layer\":1,\"component\":\"q\"}", N_LAYER), GLIA_OK);
+    assert_string_equal(acts.keys[1023], "model.layers.1_q#1024");
+}
+
+static void engine_hook_numbers_are_mapped_back(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\"},{\"layer\":3,\"component\":\"z\"}]}"),
+                     GLIA_OK);
+    glia_err e = {GLIA_EHOOK, "activation_hooks[30].heads", "no"};
+    glia_acts_fix_param(&acts, &e);
+    assert_string_equal(e.param, "activation_hooks[1].heads");
+    glia_err other = {GLIA_EBUSY, "", "no"};
+    glia_acts_fix_param(&acts, &other);
+    assert_string_equal(other.param, "");
+}
+
+static void every_failed_allocation_is_an_error(void **state) {
+    (void)state;
+    static const char body[] = "{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\",\"heads\":[1],\"positions\":[0]},"
+                               "{\"layer\":3,\"component\":\"z\"},{\"layer\":3,\"component\":\"z\"}]}";
+    for (size_t n = 1;; n++) {
+        glia_fault_arm(n);
+        glia_status st = parse(body);
+        bool fired = glia_fault_fired();
+        glia_fault_arm(0);
+        if (!fired) {
+            assert_int_equal(st, GLIA_OK);
+            assert_true(n > 5);
+            break;
+        }
+        assert_int_equal(st, GLIA_ENOMEM);
+    }
+}
+
+/* ------------------------------------------------------------------ entries */
+
+static const float data[] = {0, 1, -2.5f, 0.1f, 100, 1e-7f};
+static const int32_t positions[] = {3, 4}, tokens[] = {17, 99};
+
+static glia_frame frame(void) {
+    return (glia_frame){.hook = 0, .point = GLIA_POINT_RESID_POST, .layer = 5, .grade = GLIA_GRADE_PROVEN,
+                        .phase = GLIA_PHASE_PROMPT, .n_rows = 2, .width = 3, .positions = positions,
+                        .token_ids = tokens, .data = data};
+}
+
+static char *entry(const glia_frame *f) {
+    static char text[4096];
+    glia_buf b = {0};
+    glia_act_writer w = {.acts = &acts, .frame = f};
+    while (!glia_act_write(&w, &b)) {}
+    (void)snprintf(text, sizeof text, "%s", b.p);
+    glia_buf_clear(&b);
+    return text;
+}
+
+static void entries_carry_labels_and_nested_lists(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"}]}"), GLIA_OK);
+    glia_frame f = frame();
+    assert_string_equal(entry(&f), "{\"hook_id\":\"transformer.h.5\",\"layer_name\":\"transformer.h.5\",\"component\":"
+                                   "\"residual\",\"point\":\"resid_post\",\"layer\":5,\"shape\":[1,2,3],\"dtype\":\"float32\","
+                                   "\"is_input\":false,\"phase\":\"prompt\",\"grade\":\"proven\",\"positions\":[3,4],"
+                                   "\"token_ids\":[17,99],\"encoding\":\"list\",\"data\":[[[0.0,1.0,-2.5],[0.1,100.0,1e-7]]]}");
+}
+
+static void base64_holds_the_same_bytes(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"encoding\":"
+                           "\"base64\"}}"), GLIA_OK);
+    glia_frame f = frame();
+    f.n_heads = 3, f.head_dim = 1;
+    const char *s = entry(&f);
+    assert_non_null(strstr(s, "\"n_heads\":3,\"head_dim\":1"));
+    assert_non_null(strstr(s, "\"data\":\"AAAAAAAAgD8AACDAzczMPQAAyEKVv9Yz\"}"));
+    acts.labels[0].dtype = GLIA_F16;
+    assert_non_null(strstr(entry(&f), "\"data\":\"AAAAPADBZi5AVgIA\"}"));
+}
+
+static void half_precision_lists_are_rounded(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\",\"dtype\":\"float16\"}]}"), GLIA_OK);
+    glia_frame f = frame();
+    const char *s = entry(&f);
+    assert_non_null(strstr(s, "\"dtype\":\"float16\""));
+    assert_non_null(strstr(s, "[0.099975586,100.0,1.1920929e-7]"));
+}
+
+static void large_entries_come_in_pieces_that_join(void **state) {
+    (void)state;
+    static float big[5][7001];
+    static int32_t where[5];
+    for (int i = 0; i < 5; i++) {
+        where[i] = i;
+        for (int k = 0; k < 7001; k++) big[i][k] = (float)(i * 7001 + k);
+    }
+    for (int base64 = 0; base64 < 2; base64++) {
+        assert_int_equal(parse(base64 ? "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":"
+                                        "{\"encoding\":\"base64\"}}"
+                                      : "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}]}"), GLIA_OK);
+        glia_frame f = frame();
+        f.n_rows = 5, f.width = 7001, f.data = big[0], f.positions = f.token_ids = where;
+        glia_buf b = {0};
+        glia_act_writer w = {.acts = &acts, .frame = &f};
+        int pieces = 1;
+        while (!glia_act_write(&w, &b)) pieces++;
+        assert_int_equal(pieces, 3);
+        yyjson_doc *doc;
+        assert_int_equal(glia_json_parse(&doc, b.p, b.n, &err), GLIA_OK);
+        yyjson_val *values = yyjson_obj_get(yyjson_doc_get_root(doc), "data");
+        if (base64) {
+            assert_int_equal(yyjson_get_len(values), (5 * 7001 * 4 + 2) / 3 * 4);
+        } else {
+            yyjson_val *row = yyjson_arr_get(yyjson_arr_get_first(values), 4);
+            assert_int_equal(yyjson_arr_size(row), 7001);
+            assert_true(yyjson_get_real(yyjson_arr_get_last(row)) == 35004.0);
+        }
+        yyjson_doc_free(doc);
+        glia_buf_clear(&b);
+    }
+}
+
+static void merged_rows_make_one_entry(void **state) {
+    (void)state;
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"merge\":true}}"),
+                     GLIA_OK);
+    glia_act_rows rows = {0};
+    glia_frame f = frame(), g = frame();
+    g.n_rows = 1, g.phase = GLIA_PHASE_GENERATED, g.positions = positions + 1, g.token_ids = tokens + 1, g.data = data + 3;
+    glia_act_rows_add(&rows, &f);
+    glia_act_rows_add(&rows, &g);
+    glia_buf b = {0};
+    assert_true(glia_act_rows_write(&rows, &acts, &b));
+    assert_non_null(strstr(b.p, "\"shape\":[1,3,3]"));
+    assert_non_null(strstr(b.p, "\"phase\":\"all\""));
+    assert_non_null(strstr(b.p, "\"positions\":[3,4,4],\"token_ids\":[17,99,99]"));
+    assert_non_null(strstr(b.p, "[0.1,100.0,1e-7],[0.1,100.0,1e-7]]]"));
+    glia_buf_clear(&b);
+    glia_act_rows_clear(&rows);
+}
+
+static int clear_all(void **state) {
+    (void)state;
+    glia_acts_clear(&acts);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keys_follow_the_way_the_hook_was_written),
+        cmocka_unit_test(shared_keys_are_told_apart),
+        cmocka_unit_test(a_star_gives_a_key_per_layer),
+        cmocka_unit_test(both_sides_share_one_key),
+        cmocka_unit_test(rows_and_heads_are_taken),
+        cmocka_unit_test(bad_hooks_name_their_field),
+        cmocka_unit_test(hooks_are_optional_on_plain_routes),
+        cmocka_unit_test(long_lists_are_refused),
+        cmocka_unit_test(engine_hook_numbers_are_mapped_back),
+        cmocka_unit_test(every_failed_allocation_is_an_error),
+        cmocka_unit_test(entries_carry_labels_and_nested_lists),
+        cmocka_unit_test(base64_holds_the_same_bytes),
+        cmocka_unit_test(half_precision_lists_are_rounded),
+        cmocka_unit_test(large_entries_come_in_pieces_that_join),
+        cmocka_unit_test(merged_rows_make_one_entry),
+    };
+    return cmocka_run_group_tests(tests, NULL, clear_all);
+}
