@@ -11,6 +11,11 @@ const char *test_env(const char *name) {
     return v;
 }
 
+int test_threads(void) {
+    const char *v = getenv("GLIA_TEST_THREADS");
+    return v ? atoi(v) : 2;
+}
+
 const char *tiny_model(const char *family) {
     static char path[1024];
     snprintf(path, sizeof path, "%s/%s.gguf", test_env("GLIA_TINY_DIR"), family);
@@ -22,7 +27,7 @@ glia_model *open_model(const char *path, int n_parallel, int n_ctx, int n_batch)
     glia_model *m;
     glia_err err;
     glia_model_params_init(&p);
-    p.path = path, p.n_parallel = n_parallel, p.n_ctx = n_ctx, p.n_batch = n_batch, p.n_threads = 2;
+    p.path = path, p.n_parallel = n_parallel, p.n_ctx = n_ctx, p.n_batch = n_batch, p.n_threads = test_threads();
     p.flash = GLIA_FLASH_OFF, p.kv_type = GLIA_KV_F32;
     if (glia_model_open(&m, &p, &err)) fail_msg("%s", err.message);
     return m;

@@ -356,6 +356,7 @@ static void too_many_capture_bytes_are_refused_with_the_number(void **s) {
     glia_request *r;
     uint64_t bytes;
     glia_model_params_init(&mp);
+    mp.n_threads = test_threads();
     mp.path = tiny_model("llama"), mp.n_ctx = 128, mp.n_parallel = 1, mp.capture_bytes = 3 * 12 * (64 * 4 + 8);
     assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);
     glia_request_params p = greedy(tokens(10, 0, 5), 10, 3);
@@ -378,6 +379,7 @@ static void full_queue_answers_busy(void **s) {
     int n = 0;
     glia_status st = GLIA_OK;
     glia_model_params_init(&mp);
+    mp.n_threads = test_threads();
     mp.path = tiny_model("llama"), mp.n_ctx = 256, mp.n_parallel = 1, mp.queue_limit = 2;
     assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);
     glia_request_params p = greedy(tokens(100, 0, 5), 100, 150);
@@ -397,6 +399,7 @@ static void slow_reader_pauses_only_itself_and_loses_nothing(void **s) {
     glia_err err;
     glia_request *slow;
     glia_model_params_init(&mp);
+    mp.n_threads = test_threads();
     mp.path = tiny_model("llama"), mp.n_ctx = 256, mp.n_parallel = 2, mp.event_bytes = 2048;
     mp.flash = GLIA_FLASH_OFF, mp.kv_type = GLIA_KV_F32;
     assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);

@@ -1,0 +1,204 @@
+/* bench/bench_tap.c — what capturing costs inside the process, without HTTP and JSON.
+ *
+ * Runs the same request without hooks and with them, in pairs whose order alternates, and reports the median of the
+ * paired ratios.  Uses the public header only.
+ *
+ * SPDX-License-Identifier: MIT */
+#include "glia.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum mode { MODE_NONE, MODE_ONE, MODE_RESID, MODE_ALL, N_MODES };
+static const char *const mode_name[N_MODES] = {"none", "resid_post of one layer", "resid_post of all layers",
+                                               "all points of all layers"};
+enum work { WORK_PREFILL, WORK_DECODE, N_WORKS };
+static const char *const work_name[N_WORKS] = {"prefill", "decode"};
+
+typedef struct bench {
+    glia_model *model;
+    glia_model_info info;
+    int32_t n_prefill, n_decode;
+    int n_rounds;
+    bool json;
+    glia_hook *hooks[N_MODES];
+    size_t n_hooks[N_MODES];
+    uint32_t seed; /* every request gets its own tokens */
+} bench;
+
+typedef struct sample {
+    double seconds;  /* of the part that is measured */
+    uint64_t bytes;  /* of activations delivered */
+    int32_t n_tokens;
+} sample;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void die(const char *what, const glia_err *err) {
+    fprintf(stderr, "bench_tap: %s: %s\n", what, err ? err->message : "");
+    exit(1);
+}
+
+static void hooks_make(bench *b, enum mode mode) {
+    size_t room = (size_t)GLIA_N_POINTS * (size_t)b->info.n_layer;
+    glia_hook *h = calloc(room ? room : 1, sizeof *h);
+    if (!h) die("out of memory", NULL);
+    size_t n = 0;
+    for (int32_t layer = 0; mode != MODE_NONE && layer < b->info.n_layer; layer++) {
+        if (mode == MODE_ONE && layer != b->info.n_layer / 2) continue;
+        for (int p = 0; p < GLIA_N_POINTS; p++) {
+            glia_point_info pi;
+            if (!glia_point_has_layer((glia_point)p) || (mode != MODE_ALL && p != GLIA_POINT_RESID_POST)) continue;
+            if (!glia_model_point(b->model, (glia_point)p, layer, &pi) || pi.grade < GLIA_GRADE_STRUCTURAL) continue;
+            h[n].point = (glia_point)p;
+            h[n].layer = layer;
+            h[n].phases = GLIA_PHASE_ALL;
+            n++;
+        }
+    }
+    b->hooks[mode] = h;
+    b->n_hooks[mode] = n;
+}
+
+/* One request; prefill: from submit to its end, decode: from the first token to the end. */
+static sample run(bench *b, enum work work, enum mode mode) {
+    int32_t n_prompt = work == WORK_PREFILL ? b->n_prefill : 16;
+    int32_t *prompt = malloc(sizeof *prompt * (size_t)n_prompt);
+    if (!prompt) die("out of memory", NULL);
+    for (int32_t i = 0; i < n_prompt; i++) {
+        b->seed = b->seed * 1664525u + 1013904223u;
+        /* the first ids of most vocabularies are control tokens */
+        int32_t skip = b->info.n_vocab > 2000 ? 1000 : 0;
+        prompt[i] = skip + (int32_t)((b->seed >> 8) % (uint32_t)(b->info.n_vocab - skip));
+    }
+    glia_request_params p;
+    glia_request_params_init(&p);
+    p.prompt = prompt;
+    p.n_prompt = (size_t)n_prompt;
+    p.max_tokens = work == WORK_PREFILL ? 1 : b->n_decode + 1;
+    p.sampling.temperature = 0;
+    p.sampling.n_logprobs = -1;
+    p.sampling.ignore_eos = true;
+    p.no_cache = true;
+    p.hooks = b->hooks[mode];
+    p.n_hooks = b->n_hooks[mode];
+
+    sample s = {0};
+    glia_err err = {0};
+    glia_request *r = NULL;
+    double t0 = now();
+    if (glia_request_submit(&r, b->model, &p, &err)) die("submit", &err);
+    for (bool done = false; !done;) {
+        glia_event *ev = glia_request_next(r, -1);
+        if (!ev) die("the queue ended early", NULL);
+        switch (ev->kind) {
+        case GLIA_EVENT_TOKEN:
+            if (work == WORK_DECODE && ev->u.token.index == 0) t0 = now();
+            s.n_tokens++;
+            break;
+        case GLIA_EVENT_ACTIVATIONS:
+            for (size_t i = 0; i < ev->u.activations.n_frames; i++) {
+                const glia_frame *f = &ev->u.activations.frames[i];
+                s.bytes += sizeof(float) * (uint64_t)f->n_rows * (uint64_t)f->width;
+            }
+            break;
+        case GLIA_EVENT_DONE: done = true; break;
+        case GLIA_EVENT_ERROR: die("request", &ev->u.error); break;
+        case GLIA_EVENT_PROGRESS: break;
+        }
+        glia_event_free(ev);
+    }
+    s.seconds = now() - t0;
+    s.n_tokens = work == WORK_PREFILL ? n_prompt : s.n_tokens - 1;
+    glia_request_free(r);
+    free(prompt);
+    return s;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, int n) {
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static void compare(bench *b, enum work work, enum mode mode) {
+    double ratio[64], base[64], with[64];
+    sample s = {0};
+    for (int i = 0; i < b->n_rounds; i++) {
+        sample a = {0};
+        if (i % 2 == 0) a = run(b, work, MODE_NONE);
+        s = run(b, work, mode);
+        if (i % 2 == 1) a = run(b, work, MODE_NONE);
+        base[i] = a.seconds, with[i] = s.seconds, ratio[i] = s.seconds / a.seconds;
+    }
+    double r = median(ratio, b->n_rounds), t0 = median(base, b->n_rounds), t1 = median(with, b->n_rounds);
+    double mib = (double)s.bytes / 1048576.0;
+    if (b->json) {
+        printf("{\"work\": \"%s\", \"capture\": \"%s\", \"tokens\": %d, \"hooks\": %zu, \"ratio\": %.4f, \"min\": %.4f, "
+               "\"max\": %.4f, \"base_s\": %.5f, \"with_s\": %.5f, \"mib\": %.3f}\n",
+               work_name[work], mode_name[mode], s.n_tokens, b->n_hooks[mode], r, ratio[0], ratio[b->n_rounds - 1], t0,
+               t1, mib);
+    } else {
+        printf("%-8s %-26s %4d tokens  %7.1f tok/s  time x %.3f (%.3f..%.3f)  %8.2f MiB  %6.2f GB/s\n", work_name[work],
+               mode_name[mode], s.n_tokens, s.n_tokens / t1, r, ratio[0], ratio[b->n_rounds - 1], mib,
+               (double)s.bytes / 1e9 / t1);
+    }
+    fflush(stdout);
+}
+
+int main(int argc, char **argv) {
+    bench b = {.n_prefill = 512, .n_decode = 128, .n_rounds = 7, .seed = 1};
+    glia_model_params mp;
+    glia_model_params_init(&mp);
+    mp.n_parallel = 1;
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (!strcmp(argv[i], "--json")) { b.json = true; continue; }
+        if (!value) { fprintf(stderr, "bench_tap: %s: no value\n", argv[i]); return 2; }
+        if (!strcmp(argv[i], "--model")) mp.path = value;
+        else if (!strcmp(argv[i], "--rounds")) b.n_rounds = atoi(value);
+        else if (!strcmp(argv[i], "--prefill")) b.n_prefill = atoi(value);
+        else if (!strcmp(argv[i], "--decode")) b.n_decode = atoi(value);
+        else if (!strcmp(argv[i], "--threads")) mp.n_threads = atoi(value);
+        else if (!strcmp(argv[i], "--gpu-layers")) mp.n_gpu_layers = atoi(value);
+        else {
+            fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--threads N] "
+                            "[--gpu-layers N] [--json]\n");
+            return 2;
+        }
+        i++;
+    }
+    if (!mp.path || b.n_rounds < 1 || b.n_rounds > 64 || b.n_prefill < 1 || b.n_decode < 1) {
+        fprintf(stderr, "bench_tap: --model is needed, --rounds is 1 to 64, lengths are at least 1\n");
+        return 2;
+    }
+    mp.n_ctx = (b.n_prefill > b.n_decode + 16 ? b.n_prefill : b.n_decode + 16) + 16;
+    mp.capture_bytes = (size_t)16 << 30;
+    glia_err err = {0};
+    if (glia_model_open(&b.model, &mp, &err)) die("model", &err);
+    glia_model_get_info(b.model, &b.info);
+    if (b.info.hooks_refused) die(b.info.hooks_refused, NULL);
+    for (int m = 0; m < N_MODES; m++) hooks_make(&b, (enum mode)m);
+    if (!b.json) {
+        printf("%s, %d layers, width %d; libglia %s, llama.cpp %s; %d rounds, paired, order alternating\n", b.info.id,
+               b.info.n_layer, b.info.n_embd, glia_version(), glia_llama_version(), b.n_rounds);
+    }
+    for (int m = 0; m < N_MODES; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
+    for (int w = 0; w < N_WORKS; w++) {
+        for (int m = MODE_NONE; m < N_MODES; m++) compare(&b, (enum work)w, (enum mode)m);
+    }
+    for (int m = 0; m < N_MODES; m++) free(b.hooks[m]);
+    glia_model_close(b.model);
+    return 0;
+}

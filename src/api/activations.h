@@ -1,0 +1,72 @@
+/* api/activations.h — hooks as they come in, activations as they go out (architecture.md §4).
+ * Any thread.  Knows the engine only by glia.h; HTTP not at all. */
+#ifndef GLIA_API_ACTIVATIONS_H
+#define GLIA_API_ACTIVATIONS_H
+#include "api/json.h"
+
+enum { GLIA_MAX_HOOKS = 1024, GLIA_MAX_EXPANDED = 100000, GLIA_MAX_POSITIONS = 65536 };
+
+typedef enum glia_encoding { GLIA_ENC_LIST, GLIA_ENC_BASE64 } glia_encoding;
+typedef enum glia_dtype { GLIA_F32, GLIA_F16, GLIA_BF16 } glia_dtype;
+
+typedef struct glia_act_format {
+    glia_encoding encoding;
+    glia_dtype dtype;
+    uint32_t include; /* GLIA_PHASE_* bits */
+    bool merge;       /* one entry per hook with all rows, instead of one per forward pass */
+} glia_act_format;
+
+/* What the wire says of the engine hook with the same index. */
+typedef struct glia_act_label {
+    size_t group;           /* index of its key */
+    size_t source;          /* index in the request's list */
+    const char *layer_name, *component;
+    bool is_input;
+    bool named;             /* its key is the client's hook_id */
+    glia_dtype dtype;
+} glia_act_label;
+
+/* The hooks of one request.  Owns everything it points to; clear with glia_acts_clear. */
+typedef struct glia_acts {
+    glia_act_format format;
+    glia_hook *hooks;        /* [n] for the engine */
+    glia_act_label *labels;  /* [n] */
+    size_t n;
+    char **keys;             /* [n_keys] of the reply's activations object, all different */
+    size_t n_keys;
+    void **owned;            /* strings and lists */
+    size_t n_owned, cap_owned;
+} glia_acts;
+
+/* Read activation_hooks and activation_format.  required: an absent or empty list is EINVAL. */
+glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32_t n_layer, const char *arch,
+                            glia_err *err);
+void glia_acts_clear(glia_acts *a);
+
+/* The engine numbers its own hooks: make err->param name the hook of the request. */
+void glia_acts_fix_param(const glia_acts *a, glia_err *err);
+/* About how many bytes of reply `bytes` of float32 become. */
+uint64_t glia_acts_reply_bytes(const glia_acts *a, uint64_t bytes);
+
+/* Writes one entry in pieces, so that a stream holds only a piece of it. */
+typedef struct glia_act_writer {
+    const glia_acts *acts;
+    const glia_frame *frame; /* borrowed until the entry is whole */
+    size_t at;               /* floats written */
+    bool open;
+} glia_act_writer;
+enum { GLIA_ACT_PIECE = 3 * 4096 }; /* floats; a multiple of 3 keeps base64 pieces joinable */
+
+/* Append the next piece; true: the entry is whole.  Allocation failure shows in b. */
+bool glia_act_write(glia_act_writer *w, glia_buf *b);
+
+/* Rows of one hook from all passes (format.merge). */
+typedef struct glia_act_rows {
+    glia_buf data, positions, token_ids; /* float, int32_t, int32_t */
+    glia_frame frame;                    /* all but the pointers */
+} glia_act_rows;
+void glia_act_rows_add(glia_act_rows *r, const glia_frame *f);
+bool glia_act_rows_write(glia_act_rows *r, const glia_acts *a, glia_buf *b); /* false: no memory */
+void glia_act_rows_clear(glia_act_rows *r);
+
+#endif

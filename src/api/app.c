@@ -1,0 +1,67 @@
+/* api/app.c — the list of loaded models.  Locked; any thread. */
+#include "api/app.h"
+#include "base/err.h"
+#include <stdio.h>
+#include <string.h>
+
+void glia_app_init(glia_app *app) {
+    *app = (glia_app){0};
+    (void)pthread_mutex_init(&app->lock, NULL);
+}
+
+void glia_app_clear(glia_app *app) {
+    for (size_t i = 0; i < app->n_models; i++) glia_model_close(app->models[i]);
+    app->n_models = 0;
+    (void)pthread_mutex_destroy(&app->lock);
+}
+
+glia_status glia_app_add(glia_app *app, glia_model *take, glia_err *err) {
+    glia_status st = GLIA_OK;
+    (void)pthread_mutex_lock(&app->lock);
+    if (app->n_models < GLIA_APP_MODELS) {
+        app->models[app->n_models++] = take;
+        app->loading = false;
+    } else {
+        st = glia_fail(err, GLIA_EUNAVAILABLE, "no more than %d models at once", (int)GLIA_APP_MODELS);
+    }
+    (void)pthread_mutex_unlock(&app->lock);
+    if (st) glia_model_close(take);
+    return st;
+}
+
+void glia_app_set_loading(glia_app *app, bool loading) {
+    (void)pthread_mutex_lock(&app->lock);
+    app->loading = loading;
+    (void)pthread_mutex_unlock(&app->lock);
+}
+
+size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading) {
+    (void)pthread_mutex_lock(&app->lock);
+    size_t n = app->n_models < cap ? app->n_models : cap;
+    for (size_t i = 0; i < n; i++) out[i] = app->models[i];
+    if (loading) *loading = app->loading;
+    (void)pthread_mutex_unlock(&app->lock);
+    return n;
+}
+
+glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_err *err) {
+    glia_model *models[GLIA_APP_MODELS];
+    bool loading;
+    size_t n = glia_app_list(app, models, GLIA_APP_MODELS, &loading);
+    *out = NULL;
+    char known[256] = "";
+    for (size_t i = 0; i < n; i++) {
+        glia_model_info info;
+        glia_model_get_info(models[i], &info);
+        if (!id || !strcmp(id, info.id)) {
+            *out = models[i];
+            return GLIA_OK;
+        }
+        size_t at = strlen(known);
+        (void)snprintf(known + at, sizeof known - at, "%s\"%s\"", at ? ", " : "", info.id);
+    }
+    if (!n) {
+        return glia_fail(err, GLIA_EUNAVAILABLE, loading ? "the model is still loading, try again" : "no model is loaded");
+    }
+    return glia_fail_at(err, GLIA_EMODEL, "model", "no model \"%.120s\" here; loaded: %s", id, known);
+}

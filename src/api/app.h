@@ -1,0 +1,37 @@
+/* api/app.h — what all handlers share: the loaded models and the route table.
+ *
+ * Owns the list of models; written by the thread that loads them, read by HTTP threads (locked).  A model stays open
+ * until the HTTP server has stopped.  Later this list becomes a registry that loads and unloads by itself. */
+#ifndef GLIA_API_APP_H
+#define GLIA_API_APP_H
+#include "glia.h"
+#include "http/http.h"
+#include <pthread.h>
+
+enum { GLIA_APP_MODELS = 16 };
+
+typedef struct glia_app {
+    pthread_mutex_t lock;
+    glia_model *models[GLIA_APP_MODELS]; /* the first one is the default */
+    size_t n_models;
+    bool loading;        /* the first model is on its way: answer 503, not 404 */
+    size_t max_reply;    /* bytes of one whole (not streamed) reply; 0: 1 GiB */
+} glia_app;
+
+void glia_app_init(glia_app *app);
+void glia_app_clear(glia_app *app);                       /* closes the models */
+glia_status glia_app_add(glia_app *app, glia_model *take, glia_err *err);
+void glia_app_set_loading(glia_app *app, bool loading);
+
+/* The model a request names; id NULL: the default one.  Valid until glia_app_clear.
+ * EMODEL: no such model (the message names those there are).  EUNAVAILABLE: still loading. */
+glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_err *err);
+/* Up to cap models, in order; returns how many. */
+size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading);
+
+/* All routes, ended by a row with method NULL; ud of every handler is the glia_app. */
+const glia_http_route *glia_api_routes(void);
+/* error_body of glia_http_params. */
+char *glia_api_error_body(const glia_err *err, size_t *n, const char **content_type);
+
+#endif

@@ -1,0 +1,33 @@
+/* api/handlers.h — the handlers that routes.c lists; ud is the glia_app.  HTTP threads. */
+#ifndef GLIA_API_HANDLERS_H
+#define GLIA_API_HANDLERS_H
+#include "api/app.h"
+#include "base/buf.h"
+
+/* completions.c */
+void glia_on_chat(void *ud, glia_http_request *rq);
+void glia_on_chat_activations(void *ud, glia_http_request *rq);
+void glia_on_completions(void *ud, glia_http_request *rq);
+/* models.c */
+void glia_on_models(void *ud, glia_http_request *rq);
+void glia_on_model(void *ud, glia_http_request *rq);
+void glia_on_hooks(void *ud, glia_http_request *rq);
+/* tokens.c */
+void glia_on_tokenize(void *ud, glia_http_request *rq);
+void glia_on_detokenize(void *ud, glia_http_request *rq);
+/* openapi.c */
+void glia_on_openapi(void *ud, glia_http_request *rq);
+/* routes.c */
+void glia_on_greeting(void *ud, glia_http_request *rq);
+void glia_on_health(void *ud, glia_http_request *rq);
+
+/* Send b as a JSON reply and empty it; a failed buffer becomes an error. */
+void glia_reply_json(glia_http_request *rq, glia_buf *b);
+/* The points of a model with grade, width and reason, as GET …/hooks and `glia inspect --json` give them. */
+void glia_add_hooks(glia_buf *b, const glia_model *m);
+/* One model as in `data[]` of GET /v1/models. */
+void glia_add_model(glia_buf *b, const glia_model *m, bool current);
+/* The whole OpenAPI page. */
+void glia_add_openapi(glia_buf *b);
+
+#endif

@@ -1,0 +1,145 @@
+/* api/openapi.c — GET /openapi.json, written from the route table and the table of sampling fields.  HTTP threads. */
+#include "api/handlers.h"
+#include "api/params.h"
+#include <string.h>
+
+/* Fields that the sampling table does not hold: name, JSON schema, for chat, for completions. */
+static const struct {
+    const char *name, *schema;
+    bool chat, completion;
+} fields[] = {
+    {"model", "{\"type\":\"string\",\"description\":\"id of a loaded model; absent: the default one\"}", true, true},
+    {"messages",
+     "{\"type\":\"array\",\"minItems\":1,\"maxItems\":10000,\"items\":{\"$ref\":\"#/components/schemas/Message\"}}", true,
+     false},
+    {"prompt",
+     "{\"description\":\"text or token ids\",\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":"
+     "{\"type\":\"integer\",\"minimum\":0}}]}",
+     false, true},
+    {"max_tokens", "{\"type\":\"integer\",\"minimum\":-1,\"description\":\"-1: until the context is full\"}", true, true},
+    {"max_completion_tokens", "{\"type\":\"integer\",\"minimum\":-1}", true, false},
+    {"seed", "{\"type\":\"integer\",\"description\":\"-1: a fresh one\"}", true, true},
+    {"stop",
+     "{\"oneOf\":[{\"type\":\"string\",\"minLength\":1},{\"type\":\"array\",\"maxItems\":16,\"items\":{\"type\":"
+     "\"string\",\"minLength\":1}}]}",
+     true, true},
+    {"logit_bias",
+     "{\"type\":\"object\",\"description\":\"token id to bias\",\"additionalProperties\":{\"type\":\"number\",\"minimum\":"
+     "-100,\"maximum\":100}}",
+     true, true},
+    {"logprobs", "{\"description\":\"true for chats, a count from 0 to 100 for completions\"}", true, true},
+    {"top_logprobs", "{\"type\":\"integer\",\"minimum\":0,\"maximum\":20}", true, false},
+    {"stream", "{\"type\":\"boolean\",\"default\":false}", true, true},
+    {"stream_options", "{\"type\":\"object\",\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}", true, true},
+    {"echo", "{\"type\":\"boolean\",\"default\":false}", false, true},
+    {"cache_prompt", "{\"type\":\"boolean\",\"default\":true}", true, true},
+    {"activation_hooks",
+     "{\"type\":\"array\",\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}", true, true},
+    {"activation_format", "{\"$ref\":\"#/components/schemas/ActivationFormat\"}", true, true},
+};
+
+static const char fixed_schemas[] =
+    "\"Message\":{\"type\":\"object\",\"required\":[\"role\",\"content\"],\"properties\":{\"role\":{\"enum\":[\"system\","
+    "\"developer\",\"user\",\"assistant\",\"tool\"]},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\","
+    "\"items\":{\"type\":\"object\",\"properties\":{\"type\":{\"const\":\"text\"},\"text\":{\"type\":\"string\"}}}}]}}},"
+    "\"ActivationHook\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"layer\":{\"description\":"
+    "\"a number, a module path or *\",\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]},\"layer_name\":{\"type\":"
+    "\"string\"},\"component\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},\"hook_id\":{\"type\":\"string\"},"
+    "\"capture_input\":{\"type\":\"boolean\",\"default\":false},\"capture_output\":{\"type\":\"boolean\",\"default\":true},"
+    "\"positions\":{\"description\":\"all, last, prompt, generated, or positions\"},\"heads\":{\"type\":\"array\",\"items\":"
+    "{\"type\":\"integer\",\"minimum\":0}},\"dtype\":{\"enum\":[\"float32\",\"float16\",\"bfloat16\"]}}},"
+    "\"ActivationFormat\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"encoding\":{\"enum\":["
+    "\"list\",\"base64\"],\"default\":\"list\"},\"dtype\":{\"enum\":[\"float32\",\"float16\",\"bfloat16\"]},\"include\":{"
+    "\"type\":\"array\",\"items\":{\"enum\":[\"prompt\",\"generated\"]}},\"merge\":{\"type\":\"boolean\",\"default\":false}}},"
+    "\"Tokenize\":{\"type\":\"object\",\"properties\":{\"model\":{\"type\":\"string\"},\"text\":{\"type\":\"string\"},"
+    "\"messages\":{\"type\":\"array\"},\"add_special\":{\"type\":\"boolean\",\"default\":true},\"parse_special\":{\"type\":"
+    "\"boolean\",\"default\":true},\"with_pieces\":{\"type\":\"boolean\",\"default\":false}}},"
+    "\"Detokenize\":{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{\"model\":{\"type\":\"string\"},\"tokens\":"
+    "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},\"special\":{\"type\":\"boolean\",\"default\":true}}},"
+    "\"Error\":{\"type\":\"object\",\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
+    "\"string\"},\"type\":{\"type\":\"string\"},\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":\"string\"}}}}}";
+
+static const char *body_schema(const char *pattern) {
+    if (strstr(pattern, "/chat/completions")) return "ChatRequest";
+    if (strstr(pattern, "/completions")) return "CompletionRequest";
+    if (strstr(pattern, "/tokenize")) return "Tokenize";
+    if (strstr(pattern, "/detokenize")) return "Detokenize";
+    return NULL;
+}
+
+/* "/v1/models/{id...}" → "/v1/models/{id}" */
+static void add_path(glia_buf *b, const char *pattern) {
+    const char *dots = strstr(pattern, "...}");
+    if (dots) glia_buf_addf(b, "\"%.*s%s\"", (int)(dots - pattern), pattern, dots + 3);
+    else glia_buf_addf(b, "\"%s\"", pattern);
+}
+
+static void add_operation(glia_buf *b, const glia_http_route *r) {
+    glia_buf_addf(b, ":{\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : r->method[0] == 'P' ? "post" : "delete");
+    glia_json_add_cstr(b, r->summary);
+    if (strstr(r->pattern, "{id")) {
+        glia_buf_adds(b, ",\"parameters\":[{\"name\":\"id\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":"
+                         "\"string\"}}]");
+    }
+    const char *schema = body_schema(r->pattern);
+    if (schema) {
+        glia_buf_addf(b, ",\"requestBody\":{\"required\":true,\"content\":{\"application/json\":{\"schema\":{\"$ref\":"
+                         "\"#/components/schemas/%s\"}}}}", schema);
+    }
+    glia_buf_adds(b, ",\"responses\":{\"200\":{\"description\":\"OK\"},\"default\":{\"description\":\"an error\","
+                     "\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/Error\"}}}}}");
+    if (r->open) glia_buf_adds(b, ",\"security\":[]");
+    glia_buf_adds(b, "}}");
+}
+
+static void add_row(glia_buf *b, const glia_param_row *row) {
+    static const char *const types[] = {"number", "integer", "boolean"};
+    glia_buf_addf(b, ",\"%s\":{\"type\":\"%s\"", row->name, types[row->kind]);
+    if (row->kind != GLIA_PARAM_BOOL) {
+        glia_buf_addf(b, ",\"%s\":%.9g,\"maximum\":%.9g", row->above_min ? "exclusiveMinimum" : "minimum", row->min,
+                      row->max);
+    }
+    glia_buf_adds(b, ",\"description\":");
+    glia_json_add_cstr(b, row->doc);
+    glia_buf_adds(b, "}");
+}
+
+static void add_request_schema(glia_buf *b, const char *name, bool chat) {
+    bool first = true;
+    glia_buf_addf(b, "\"%s\":{\"type\":\"object\",\"required\":[\"%s\"],\"properties\":{", name,
+                  chat ? "messages" : "prompt");
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        if (!(chat ? fields[i].chat : fields[i].completion)) continue;
+        glia_buf_addf(b, "%s\"%s\":%s", first ? "" : ",", fields[i].name, fields[i].schema);
+        first = false;
+    }
+    size_t n;
+    const glia_param_row *rows = glia_param_table(&n);
+    for (size_t i = 0; i < n; i++) add_row(b, &rows[i]);
+    glia_buf_adds(b, "}},");
+}
+
+void glia_add_openapi(glia_buf *b) {
+    glia_buf_addf(b, "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Glia\",\"version\":\"%s\",\"description\":"
+                     "\"Local language models over HTTP, with real activations per request\"},"
+                     "\"security\":[{},{\"bearer\":[]}],\"paths\":{", glia_version());
+    const glia_http_route *r = glia_api_routes();
+    for (bool first = true; r->method; r++, first = false) {
+        if (!first) glia_buf_adds(b, ",");
+        add_path(b, r->pattern);
+        add_operation(b, r);
+    }
+    glia_buf_adds(b, "},\"components\":{\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\"}},"
+                     "\"schemas\":{");
+    add_request_schema(b, "ChatRequest", true);
+    add_request_schema(b, "CompletionRequest", false);
+    glia_buf_adds(b, fixed_schemas);
+    glia_buf_adds(b, "}}}\n");
+}
+
+void glia_on_openapi(void *ud, glia_http_request *rq) {
+    (void)ud;
+    glia_buf b = {0};
+    glia_add_openapi(&b);
+    glia_reply_json(rq, &b);
+}

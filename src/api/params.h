@@ -1,0 +1,38 @@
+/* api/params.h — the request fields that steer generation: sampling, lengths, stop strings, what is not served.
+ * Pure; any thread.  One table serves validation and the OpenAPI page. */
+#ifndef GLIA_API_PARAMS_H
+#define GLIA_API_PARAMS_H
+#include "api/json.h"
+
+enum { GLIA_MAX_STOP = 16, GLIA_MAX_STOP_BYTES = 1024, GLIA_MAX_BIAS = 4096 };
+
+typedef enum glia_param_kind { GLIA_PARAM_NUM, GLIA_PARAM_INT, GLIA_PARAM_BOOL } glia_param_kind;
+
+typedef struct glia_param_row {
+    const char *name;
+    glia_param_kind kind;
+    size_t offset;    /* into glia_sampling */
+    double min, max;
+    bool above_min;   /* min itself is refused */
+    const char *doc;
+} glia_param_row;
+
+const glia_param_row *glia_param_table(size_t *n);
+
+/* Generation settings of one request.  Clear with glia_gen_clear. */
+typedef struct glia_gen {
+    glia_sampling sampling;      /* bias points into bias */
+    glia_logit_bias *bias;
+    int32_t max_tokens;          /* -1: until the context is full */
+    char *stop[GLIA_MAX_STOP];   /* owned */
+    size_t n_stop;
+    bool stream, include_usage, no_cache;
+} glia_gen;
+
+typedef enum glia_api_kind { GLIA_API_CHAT, GLIA_API_COMPLETION } glia_api_kind;
+
+/* n_vocab bounds the ids in logit_bias. */
+glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, int32_t n_vocab, glia_err *err);
+void glia_gen_clear(glia_gen *g);
+
+#endif

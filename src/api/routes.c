@@ -1,0 +1,81 @@
+/* api/routes.c — the table of endpoints, and the two that need no model.  HTTP threads. */
+#include "api/handlers.h"
+#include "api/json.h"
+#include "base/err.h"
+
+static const glia_http_route routes[] = {
+    {"GET", "/", glia_on_greeting, "What this server is, as plain text", true},
+    {"GET", "/health", glia_on_health, "Whether the server is up and which models are ready", true},
+    {"GET", "/openapi.json", glia_on_openapi, "This description", true},
+    {"GET", "/v1/models", glia_on_models, "Loaded models", false},
+    {"GET", "/v1/models/{id...}", glia_on_model, "One loaded model", false},
+    {"GET", "/api/v1/models/{id}/hooks", glia_on_hooks, "Points × layers of a model: grade, width, reason", false},
+    {"POST", "/v1/chat/completions", glia_on_chat, "Chat completion; activation_hooks are taken too", false},
+    {"POST", "/v1/chat/completions/with_activations", glia_on_chat_activations,
+     "Chat completion with the activations that activation_hooks names", false},
+    {"POST", "/api/v0/chat/completions/with_activations", glia_on_chat_activations,
+     "Chat completion with the activations that activation_hooks names", false},
+    {"POST", "/v1/completions", glia_on_completions, "Text completion; activation_hooks are taken too", false},
+    {"POST", "/v1/tokenize", glia_on_tokenize, "Text or a chat to token ids", false},
+    {"POST", "/v1/detokenize", glia_on_detokenize, "Token ids to text", false},
+    {0},
+};
+
+const glia_http_route *glia_api_routes(void) { return routes; }
+
+void glia_reply_json(glia_http_request *rq, glia_buf *b) {
+    size_t n;
+    char *body = glia_buf_take(b, &n);
+    if (body) {
+        (void)glia_http_reply_take(rq, 200, "application/json", body, n);
+        return;
+    }
+    glia_err err;
+    (void)glia_fail(&err, GLIA_ENOMEM, "no memory for the reply");
+    (void)glia_http_reply_error(rq, &err);
+}
+
+void glia_on_greeting(void *ud, glia_http_request *rq) {
+    glia_model *models[GLIA_APP_MODELS];
+    bool loading;
+    size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, &loading);
+    glia_buf b = {0};
+    glia_buf_addf(&b, "Glia %s: local language models over HTTP, with real activations per request.\n\n",
+                  glia_version());
+    for (size_t i = 0; i < n; i++) {
+        glia_model_info info;
+        glia_model_get_info(models[i], &info);
+        glia_buf_addf(&b, "  model  %s (%s, %d layers, context %d)\n", info.id, info.arch, (int)info.n_layer,
+                      (int)info.n_ctx);
+    }
+    if (!n) glia_buf_adds(&b, loading ? "  the model is still loading\n" : "  no model is loaded\n");
+    glia_buf_adds(&b, "\n");
+    for (const glia_http_route *r = routes; r->method; r++)
+        glia_buf_addf(&b, "  %-5s %-46s %s\n", r->method, r->pattern, r->summary);
+    glia_buf_adds(&b, "\nTry:\n  curl -s $THIS/v1/chat/completions/with_activations -H 'Content-Type: application/json' \\\n"
+                      "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"max_tokens\": 8,\n"
+                      "         \"activation_hooks\": [{\"layer\": 5, \"component\": \"resid_post\"}]}'\n");
+    size_t size;
+    char *body = glia_buf_take(&b, &size);
+    if (body) (void)glia_http_reply_take(rq, 200, "text/plain; charset=utf-8", body, size);
+    else (void)glia_http_reply(rq, 200, "text/plain; charset=utf-8", "Glia\n", 5);
+}
+
+void glia_on_health(void *ud, glia_http_request *rq) {
+    glia_model *models[GLIA_APP_MODELS];
+    bool loading;
+    size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, &loading);
+    glia_buf b = {0};
+    glia_buf_addf(&b, "{\"status\":\"%s\",\"service\":\"glia\",\"version\":\"%s\",\"llama_cpp\":",
+                  n || !loading ? "healthy" : "loading", glia_version());
+    glia_json_add_cstr(&b, glia_llama_version());
+    glia_buf_adds(&b, ",\"models\":[");
+    for (size_t i = 0; i < n; i++) {
+        glia_model_info info;
+        glia_model_get_info(models[i], &info);
+        if (i) glia_buf_adds(&b, ",");
+        glia_json_add_cstr(&b, info.id);
+    }
+    glia_buf_adds(&b, "]}\n");
+    glia_reply_json(rq, &b);
+}

@@ -1,0 +1,64 @@
+/* cli/cli.h — the verbs of the program and what they share: options, finding and loading a model, a running server,
+ * signals.  Main thread, except the signal thread. */
+#ifndef GLIA_CLI_CLI_H
+#define GLIA_CLI_CLI_H
+#include "api/app.h"
+#include "cli/flags.h"
+#include "glia.h"
+
+/* Exit statuses of the program. */
+enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
+
+/* Verbs: argv[0] is the first argument after the verb.  They return an exit status. */
+int cli_serve(int argc, char **argv);
+int cli_demo(int argc, char **argv);
+int cli_inspect(int argc, char **argv);
+int cli_version(int argc, char **argv);
+int cli_openapi(int argc, char **argv);
+int cli_help(int argc, char **argv);
+
+/* -- options.c: what serve and demo take */
+typedef struct cli_options {
+    const char *model, *id, *port_file;
+    flag_list listen, api_keys;
+    int32_t port; /* -1: not given */
+    int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
+    int flash, kv_type, log_level; /* indices of choices */
+    size_t memory_limit;
+    bool json;
+} cli_options;
+
+enum { CLI_N_FLAGS = 18 };
+void cli_options_init(cli_options *o);
+/* Fill table (CLI_N_FLAGS rows) to write into o; returns the number of rows.  Model rows only, or serving rows too. */
+size_t cli_options_flags(cli_options *o, bool serving, flag *table);
+void cli_options_model(const cli_options *o, const char *path, glia_model_params *p);
+void cli_options_log(const cli_options *o);
+
+/* -- find.c */
+/* A path, or an id in the model folder → a path (malloc'ed).  Prints what is wrong to stderr and answers NULL. */
+char *cli_find_model(const char *name);
+
+/* -- load.c */
+/* Load with progress on a terminal, and stop when a signal came.  Prints errors. */
+glia_model *cli_load(const cli_options *o, const char *path, glia_status *st);
+
+/* -- signals.c */
+/* Before any other thread: SIGINT and SIGTERM are from then on waited for by a thread of their own.  The first asks to
+ * stop, the second ends the process at once. */
+bool cli_signals_start(void);
+bool cli_stop_asked(void);
+void cli_wait_for_stop(void);
+
+/* -- server.c */
+typedef struct cli_server {
+    glia_app app;
+    glia_http *http;
+} cli_server;
+bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys);
+void cli_server_stop(cli_server *s);
+
+bool cli_print_error(const glia_err *err); /* "glia: …" on stderr; false, for `return` */
+bool cli_utf8(void);                       /* whether the terminal's locale takes UTF-8 */
+
+#endif
