@@ -4,8 +4,16 @@
  * what the error writer callback gives it, no model.  Handlers run on HTTP threads and must not block for long:
  * whatever waits for the engine answers with a *generator* (below), which is pulled.
  *
- * A connection waiting for its generator is suspended; a watcher polls suspended sockets for POLLRDHUP, since
- * libmicrohttpd does not see a client vanish meanwhile, and calls gone(). */
+ * Everything of one request (handle, start, read, gone, free) runs on the one HTTP thread of its connection.  A
+ * connection waiting for its generator is suspended; a watcher polls for POLLRDHUP, since libmicrohttpd does not see
+ * a client vanish meanwhile, and has gone() called.  A client that closes only its sending half counts as gone.
+ *
+ * Answered here, before any handler: bad targets (400), missing keys (401), foreign Host names on a server that
+ * listens on loopback alone (403), unknown paths (404) and methods (405), limits (413, 431, 503), OPTIONS and CORS
+ * (every origin, without credentials).  libmicrohttpd answers what it cannot parse itself, in plain HTML: malformed
+ * request lines, headers and lengths (400), headers past its memory (431, 414).
+ *
+ * SIGPIPE: HTTP threads block it and send with MSG_NOSIGNAL; the program should ignore it all the same. */
 #ifndef GLIA_HTTP_HTTP_H
 #define GLIA_HTTP_HTTP_H
 #include "glia.h"
@@ -21,13 +29,17 @@ const char *glia_http_path(const glia_http_request *rq);                      /*
 const char *glia_http_query(const glia_http_request *rq, const char *name);   /* NULL when absent */
 const char *glia_http_header(const glia_http_request *rq, const char *name);  /* case-insensitive, NULL when absent */
 const char *glia_http_param(const glia_http_request *rq, const char *name);   /* {name} of the route pattern */
-const char *glia_http_body(const glia_http_request *rq, size_t *n);           /* whole body, NUL-terminated, "" when none */
+const char *glia_http_body(const glia_http_request *rq, size_t *n); /* whole body, NUL-terminated, "" when none */
 
-/* -- plain replies: exactly one per handler call, unless it answers with a generator */
+/* -- plain replies: exactly one per handler call, unless it answers with a generator.  A reply is sent when the handler
+ *    (or start) has returned; a second one answers EINTERNAL and does nothing, none at all is a 500. */
+/* EINVAL: not a token, control characters, or a header that is the server's (Content-Length, Content-Type, Connection,
+ * Transfer-Encoding, Date). */
 glia_status glia_http_header_add(glia_http_request *rq, const char *name, const char *value); /* before the reply */
 /* Take a malloc'ed body (freed by the server, also on failure). */
 glia_status glia_http_reply_take(glia_http_request *rq, int status, const char *content_type, char *body, size_t n);
-glia_status glia_http_reply(glia_http_request *rq, int status, const char *content_type, const void *body, size_t n); /* copies */
+glia_status glia_http_reply(glia_http_request *rq, int status, const char *content_type, const void *body,
+                            size_t n); /* copies */
 
 /* -- generators: replies whose bytes come later */
 enum { GLIA_HTTP_WAIT = 0, GLIA_HTTP_END = -1, GLIA_HTTP_ABORT = -2 };
@@ -39,18 +51,20 @@ typedef struct glia_http_generator {
     /* Streams only: fill up to max bytes.  > 0: bytes written; WAIT; END: body complete; ABORT: close without the
      * final chunk, so that the client sees a broken stream. */
     ssize_t (*read)(void *self, char *out, size_t max);
-    void (*gone)(void *self); /* the client vanished (or the server stops): cancel the work; free() still follows */
+    /* The client vanished (or the server stops, or HEAD asked for a stream) before the last word (END, ABORT): cancel
+     * the work; free() still follows.  May be NULL. */
+    void (*gone)(void *self);
     void (*free)(void *self); /* last call; never concurrently with another */
 } glia_http_generator;
 
-/* Answer with a generator; the server owns self from here on, also on failure.  start/read/gone are never called
- * concurrently for one self. */
+/* Answer with a generator; the server owns self from here on, also on failure (which calls gone and free).  start is
+ * first called when the handler has returned.  start/read/gone/free are never called concurrently for one self. */
 glia_status glia_http_defer(glia_http_request *rq, const glia_http_generator *g, void *self);
 glia_status glia_http_stream(glia_http_request *rq, int status, const char *content_type); /* inside start() only */
 
-/* The waker of this request's connection.  wake() may be called from any thread, at any time, any number of times,
- * also after the connection ended; never blocks on the client. */
-glia_http_waker *glia_http_waker_get(glia_http_request *rq); /* +1 reference */
+/* The waker of this request.  wake() may be called from any thread, at any time, any number of times, also after the
+ * request ended; never blocks on the client.  Wakes may melt into one: after one, look at everything that is ready. */
+glia_http_waker *glia_http_waker_get(glia_http_request *rq); /* +1 reference; never NULL */
 void glia_http_waker_wake(glia_http_waker *w);
 void glia_http_waker_release(glia_http_waker *w);
 
@@ -58,7 +72,8 @@ void glia_http_waker_release(glia_http_waker *w);
  *    by the server, a known path with another method answers 405 with Allow. */
 typedef struct glia_http_route {
     const char *method;  /* "GET", "POST", "DELETE" */
-    const char *pattern; /* "/v1/models/{id}"; {id} takes one segment, {id...} the rest */
+    const char *pattern; /* "/v1/models/{id}"; {id} takes one segment (which may hold %2F), {id...} one or more, also
+                            before further segments; the most literal pattern wins, not the first */
     void (*handle)(void *ud, glia_http_request *rq);
     const char *summary; /* one line for the OpenAPI page */
     bool open;           /* served without an API key (health) */
@@ -74,20 +89,23 @@ typedef struct glia_http_params {
     size_t max_body;       /* 0: 64 MiB */
     size_t max_header;     /* 0: 64 KiB */
     size_t max_connections; /* 0: 1100 */
-    size_t max_body_total; /* bytes of all bodies being received; 0: 512 MiB */
+    size_t max_body_total; /* bytes of all bodies of unfinished requests; 0: 512 MiB */
     unsigned idle_s;       /* 0: 60; a connection that sends or takes nothing for so long is closed */
-    int n_threads;         /* 0: 4 */
-    /* Write the error body for err: *content_type is static; the result is malloc'ed.  Must not fail for ENOMEM: may
-     * return NULL, then a plain line is sent. */
+    int n_threads;         /* 0: 4; raised to one for each 120 of max_connections (see internal.h) */
+    /* Write the error body for err: *content_type is static; the result is malloc'ed.  NULL: a plain line is sent.
+     * Called on any thread of the server. */
     char *(*error_body)(const glia_err *err, size_t *n, const char **content_type);
 } glia_http_params;
 
-/* Answer with an error through error_body. */
+/* Answer with an error through error_body, with WWW-Authenticate (401) and Retry-After: 1 (429, 503) where they belong.
+ * The reply may be given even when this returns ENOMEM: then it says so. */
 glia_status glia_http_reply_error(glia_http_request *rq, const glia_err *err);
 
-/* EIO: address in use or not permitted (message names it and the way out). */
+/* EIO: address in use or not permitted (message names it and the way out).  Raises the soft limit of open files when
+ * max_connections needs it.  Borrowed until stop: routes, ud. */
 glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err *err);
 int glia_http_port(const glia_http *h, size_t i_listen);  /* bound port */
-/* Stop accepting, call gone() on generators after grace_ms, wait for all of them, free.  NULL is fine. */
+/* Stop accepting, call gone() on generators after grace_ms, wait for all of them, free.  Requests that arrive meanwhile
+ * on open connections get 503.  Not from a handler.  NULL is fine. */
 void glia_http_stop(glia_http *h, unsigned grace_ms);
 #endif

@@ -100,9 +100,11 @@ struct glia_http {
     size_t n_linger_in;
 };
 
-/* RUNNING ⇄ SUSPENDED → ENDED.  http_waker_suspend: RUNNING → SUSPENDED, on the worker, unless woken since
- * http_waker_begin.  glia_http_waker_wake and http_waker_vanish: SUSPENDED → RUNNING with MHD_resume_connection;
- * while RUNNING they only leave a mark that begin or suspend finds.  http_waker_end: → ENDED, c is dead.
+/* RUNNING ⇄ SUSPENDED, RUNNING → ENDED (functions in stream.c):
+ *   suspend()                       RUNNING → SUSPENDED, on the worker, unless woken since begin_round()
+ *   wake and http_waker_vanish()    SUSPENDED → RUNNING by MHD_resume_connection; while RUNNING they only leave a mark
+ *                                   that begin_round() or suspend() finds
+ *   http_waker_end()                → ENDED; c is dead
  * MHD_resume_connection is thus called exactly once per MHD_suspend_connection, under mu, while c is alive. */
 typedef enum { HTTP_WAKER_RUNNING, HTTP_WAKER_SUSPENDED, HTTP_WAKER_ENDED } http_waker_state;
 
@@ -129,7 +131,6 @@ typedef struct http_header {
 } http_header;
 
 struct glia_http_request {
-    http_worker *worker;
     struct glia_http *server;
     struct MHD_Connection *c;
     http_connection *connection;

@@ -22,7 +22,8 @@ static glia_status parse_address(const char *address, char *host, size_t n_host,
     for (const char *p = ok ? colon + 1 : ""; *p; p++) value = value * 10 + (*p - '0');
     if (!ok || value > 65535) {
         return glia_fail_at(err, GLIA_EINVAL, "listen",
-                            "\"%s\" is no address to listen on: write HOST:PORT or [IPV6]:PORT, PORT 0 to 65535", address);
+                            "\"%s\" is no address to listen on: write HOST:PORT or [IPV6]:PORT, PORT 0 to 65535",
+                            address);
     }
     memcpy(host, from, n);
     host[n] = 0;

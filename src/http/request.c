@@ -76,7 +76,8 @@ static glia_status check_framing(glia_http_request *rq, glia_err *err) {
     (void)MHD_get_connection_values(rq->c, MHD_HEADER_KIND, on_content_length, &cl);
     rq->n_announced = UINT64_MAX; /* of a refused one nobody knows */
     if (te && strcasecmp(te, "chunked")) {
-        return glia_fail(err, GLIA_EINVAL, "Transfer-Encoding \"%s\" is not understood: send chunked or Content-Length", te);
+        return glia_fail(err, GLIA_EINVAL, "Transfer-Encoding \"%s\" is not understood: send chunked or Content-Length",
+                         te);
     }
     if (cl.differ || (te && cl.first)) {
         return glia_fail(err, GLIA_EINVAL, "the request gives its length twice: send one Content-Length, or chunked");
@@ -97,8 +98,10 @@ static glia_status check_host(glia_http_request *rq, const char *version, glia_e
 
 static glia_status check_length(const glia_http_request *rq, uint64_t n, glia_err *err) {
     if (n <= rq->server->max_body) return GLIA_OK;
-    return glia_fail(err, GLIA_ETOOLARGE, "the request body has more than the %zu bytes allowed: send less, or raise the "
-                     "limit of the server", rq->server->max_body);
+    return glia_fail(err, GLIA_ETOOLARGE,
+                     "the request body has more than the %zu bytes allowed: send less, or raise the "
+                     "limit of the server",
+                     rq->server->max_body);
 }
 
 static void reply_options(glia_http_request *rq, const char *allow) {
@@ -130,7 +133,8 @@ static glia_status check_route(glia_http_request *rq, glia_err *err) {
     if (h->n_api_keys && !(m->route && m->route->open) &&
         !http_key_given((const char *const *)h->api_keys, h->n_api_keys, glia_http_header(rq, "Authorization"),
                         glia_http_header(rq, "x-api-key"))) {
-        return glia_fail(err, GLIA_EAUTH, "API key missing or wrong: send Authorization: Bearer KEY, or x-api-key: KEY");
+        return glia_fail(err, GLIA_EAUTH,
+                         "API key missing or wrong: send Authorization: Bearer KEY, or x-api-key: KEY");
     }
     if (m->route) {
         for (size_t i = 0; i < m->n_params; i++) {
@@ -142,7 +146,8 @@ static glia_status check_route(glia_http_request *rq, glia_err *err) {
     }
     if (m->allow[0]) {
         (void)glia_http_header_add(rq, "Allow", m->allow);
-        return glia_fail(err, GLIA_EMETHOD, "%.20s is not possible at %.160s: use %s", rq->method, rq->target.path, m->allow);
+        return glia_fail(err, GLIA_EMETHOD, "%.20s is not possible at %.160s: use %s", rq->method, rq->target.path,
+                         m->allow);
     }
     const char *near = http_route_nearest(h->routes, rq->method, &rq->target);
     return glia_fail(err, GLIA_ENOTFOUND, "unknown path %.200s: did you mean %s?", rq->target.path, near ? near : "/");
@@ -217,7 +222,8 @@ static http_mhd_result take_body(glia_http_request *rq, const char *p, size_t n)
     size_t total = atomic_fetch_add(&h->body_bytes, n) + n;
     rq->n_counted += n;
     if (total > h->max_body_total) {
-        (void)glia_fail(&err, GLIA_EUNAVAILABLE, "the server is receiving too many large requests: try again in a moment");
+        (void)glia_fail(&err, GLIA_EUNAVAILABLE,
+                        "the server is receiving too many large requests: try again in a moment");
         return fail_body(rq, &err);
     }
     /* Bytes that are only announced cost no memory; a megabyte is taken on trust to save the first copies. */
@@ -238,7 +244,6 @@ void *http_on_target(void *worker, const char *target, struct MHD_Connection *c)
     glia_http_request *rq = glia_calloc(1, sizeof *rq);
     if (!rq) return NULL;
     rq->connection = info->socket_context;
-    rq->worker = w;
     rq->server = w->server;
     rq->c = c;
     rq->raw_target = glia_strdup(target ? target : "");

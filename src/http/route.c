@@ -159,8 +159,9 @@ glia_status http_routes_check(const glia_http_route *routes, glia_err *err) {
     for (const glia_http_route *r = routes; r->method; r++) {
         const char *p = r->pattern;
         if (!p || *p != '/' || !r->handle || !*r->method || strlen(r->method) > 16) {
-            return glia_fail(err, GLIA_EINVAL, "route %s %s: needs a method, a handler and a pattern that starts with '/'",
-                             r->method, p ? p : "(none)");
+            return glia_fail(err, GLIA_EINVAL,
+                             "route %s %s: needs a method, a handler and a pattern that starts with '/'", r->method,
+                             p ? p : "(none)");
         }
         size_t n_params = 0, n_rest = 0, n_segs = 0;
         for (seg sg; next_seg(&p, &sg); n_segs++) {

@@ -25,8 +25,8 @@ static void on_log(void *cls, const char *fmt, va_list ap) {
 
 static glia_status start_worker(http_worker *w, glia_err *err) {
     struct glia_http *h = w->server;
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
-                     MHD_USE_ERROR_LOG;
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+                     MHD_USE_ITC | MHD_USE_ERROR_LOG;
 #ifdef __linux__
     flags |= MHD_USE_EPOLL;
 #else
@@ -68,7 +68,8 @@ static glia_status copy_keys(struct glia_http *h, const glia_http_params *p, gli
     for (size_t i = 0; i < p->n_api_keys; i++) {
         const char *key = p->api_keys[i];
         if (!key || !*key || strpbrk(key, " \t\r\n")) {
-            return glia_fail_at(err, GLIA_EINVAL, "api_keys", "API key %zu is empty or has white space: give another", i + 1);
+            return glia_fail_at(err, GLIA_EINVAL, "api_keys", "API key %zu is empty or has white space: give another",
+                                i + 1);
         }
         if (!(h->api_keys[i] = glia_strdup(key))) return glia_fail(err, GLIA_ENOMEM, "out of memory for the API keys");
         h->n_api_keys++;
@@ -153,7 +154,8 @@ glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err
         st = glia_fail(err, GLIA_EINVAL, "limits out of range: headers to 16 MiB, connections to 100000");
         goto done;
     }
-    if ((st = http_routes_check(p->routes, err)) || (st = copy_keys(h, p, err)) || (st = open_listeners(h, p, err))) goto done;
+    if ((st = http_routes_check(p->routes, err)) || (st = copy_keys(h, p, err)) || (st = open_listeners(h, p, err)))
+        goto done;
 
     size_t n_workers = p->n_threads > 0 ? (size_t)p->n_threads : 4;
     size_t needed = (h->max_connections + HTTP_WORKER_CONNECTIONS - 1) / HTTP_WORKER_CONNECTIONS;

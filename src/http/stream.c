@@ -152,7 +152,8 @@ ssize_t http_generator_read(void *cls, uint64_t pos, char *out, size_t max) {
             atomic_store(&rq->finished, true);
             return MHD_CONTENT_READER_END_OF_STREAM;
         }
-        if (n != GLIA_HTTP_ABORT) glia_log(GLIA_LOG_ERROR, "http: a generator wrote past its buffer or gave a bad result");
+        if (n != GLIA_HTTP_ABORT)
+            glia_log(GLIA_LOG_ERROR, "http: a generator wrote past its buffer or gave a bad result");
         atomic_store(&rq->finished, true);
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }

@@ -66,7 +66,7 @@ static glia_status parse_path(http_target *t, const char *raw, size_t n, glia_er
 }
 
 static glia_status parse_query(http_target *t, const char *raw, size_t n, glia_err *err) {
-    /* Each pair ends in two NULs: its '=' and '&' leave room for them, but a name may lack '=' and the last pair '&'. */
+    /* Each pair ends in two NULs: '=' and '&' leave room for them, but a name may lack '=', and the last pair '&'. */
     size_t room = n + 2;
     for (size_t i = 0; i < n; i++) room += raw[i] == '&';
     if (!(t->query = glia_malloc(room))) return glia_fail(err, GLIA_ENOMEM, "out of memory for the request target");

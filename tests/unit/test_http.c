@@ -661,8 +661,9 @@ static void options_names_methods(void **state) {
     p.api_keys = keys, p.n_api_keys = 1;
     start_with(&s, p);
     client c = connect_to(s.port);
-    response r = ask(&c, "OPTIONS /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n"
-                         "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-foo, content-type\r\n\r\n");
+    response r =
+        ask(&c, "OPTIONS /echo HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:3000\r\n"
+                "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x-foo, content-type\r\n\r\n");
     assert_string_equal(field(&r, "Allow"), "POST, GET, HEAD, OPTIONS");
     assert_string_equal(field(&r, "Access-Control-Allow-Methods"), "POST, GET, HEAD, OPTIONS");
     assert_string_equal(field(&r, "Access-Control-Allow-Headers"), "x-foo, content-type");
@@ -817,8 +818,8 @@ static void body_over_limit_answers_413(void **state) {
     assert_true(is_closed(&c));
     hang_up(&c);
     c = connect_to(s.port);
-    expect(ask(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"), 413,
-           NULL);
+    expect(ask(&c, "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n"),
+           413, NULL);
     hang_up(&c);
     /* chunked: at the byte that is too much */
     c = connect_to(s.port);
@@ -828,8 +829,8 @@ static void body_over_limit_answers_413(void **state) {
     expect(r, 413, NULL);
     hang_up(&c);
     c = connect_to(s.port);
-    expect(ask(&c, "GET /hello HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n%s\r\n", body), 413,
-           NULL);
+    expect(ask(&c, "GET /hello HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n%s\r\n", body),
+           413, NULL);
     hang_up(&c);
     stop(&s, 1000);
 }
@@ -1052,9 +1053,9 @@ static void foreign_host_names_are_refused_on_loopback(void **state) {
     client c = connect_to(s.port);
     static const char *const good[] = {"localhost",  "LOCALHOST:1234", "127.0.0.1:1", "127.9.9.9", "[::1]:1234",
                                        "localhost.", "app.localhost"};
-    static const char *const bad[] = {"evil.example",         "evil.example:1234",   "127.0.0.1.evil.example", "10.0.0.1",
-                                      "localhost.evil.com",   "[::2]",               "evillocalhost",          "0.0.0.0",
-                                      "127.0.0.1@evil.com",   "[::1",                "[::1]evil"};
+    static const char *const bad[] = {
+        "evil.example",  "evil.example:1234", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil.com", "[::2]",
+        "evillocalhost", "0.0.0.0",           "127.0.0.1@evil.com",     "[::1",     "[::1]evil"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         expect(ask(&c, "GET /hello HTTP/1.1\r\nHost: %s\r\n\r\n", good[i]), 200, "hello");
     }
@@ -1067,7 +1068,8 @@ static void foreign_host_names_are_refused_on_loopback(void **state) {
     hang_up(&c);
     stop(&s, 1000);
 
-    const char *const everywhere[] = {"127.0.0.1:0", "0.0.0.0:0"}; /* reachable by name: the guard would be in the way */
+    /* reachable by name: the guard would be in the way */
+    const char *const everywhere[] = {"127.0.0.1:0", "0.0.0.0:0"};
     glia_http_params p = default_params();
     p.listen = everywhere, p.n_listen = 2;
     start_with(&s, p);
@@ -1292,7 +1294,8 @@ static void slow_writer_does_not_delay_others(void **state) {
     client slow[20], c = connect_to(s.port);
     for (int i = 0; i < 20; i++) {
         slow[i] = connect_to(s.port);
-        say(&slow[i], i % 2 ? "GET /hello HT" : "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab");
+        say(&slow[i],
+            i % 2 ? "GET /hello HT" : "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab");
     }
     for (int i = 0; i < 200; i++) expect(ask(&c, GET("/hello")), 200, "hello");
     for (int i = 0; i < 20; i++) {
@@ -1329,7 +1332,8 @@ static void request_sent_byte_by_byte_is_answered(void **state) {
     server s;
     start(&s);
     client c = connect_to(s.port);
-    const char *text = "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    const char *text =
+        "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     for (const char *p = text; *p; p++) assert_true(try_send(&c, p, 1));
     expect(hear(&c), 200, "abcde");
     hang_up(&c);
@@ -1388,7 +1392,8 @@ static void garbage_is_answered_or_closed(void **state) {
     unsigned seed = 12345;
     for (int i = 0; i < 300; i++) {
         client c = connect_to(s.port);
-        char junk[512] = "GET /m/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+        char junk[512] =
+            "GET /m/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
         size_t n = strlen(junk);
         for (int k = 0; k < 1 + i % 20; k++) {
             seed = seed * 1103515245u + 12345u;
