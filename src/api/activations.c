@@ -129,8 +129,8 @@ static glia_status parse_numbers(glia_acts *a, yyjson_val *v, const char *param,
     yyjson_val *item = yyjson_is_arr(v) ? yyjson_arr_get_first(v) : v;
     for (size_t i = 0; i < n; i++, item = unsafe_yyjson_get_next(item)) {
         if (!glia_json_whole(item, &list[i]) || list[i] < min || list[i] > max) {
-            return glia_fail_at(err, GLIA_EINVAL, param, "%s: entry %zu must be a whole number from %lld to %lld", param,
-                                i, (long long)min, (long long)max);
+            return glia_fail_at(err, GLIA_EINVAL, param, "%s: entry %zu must be a whole number from %lld to %lld",
+                                param, i, (long long)min, (long long)max);
         }
     }
     *out = list, *n_out = n;
@@ -158,7 +158,8 @@ static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *pa
                                 "%s must be \"all\", \"last\", \"prompt\", \"generated\" or a list of numbers", param);
         }
         if (h->phases) return GLIA_OK;
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s selects rows that activation_format.include leaves out", param);
+        return glia_fail_at(err, GLIA_EINVAL, param, "%s selects rows that activation_format.include leaves out",
+                            param);
     }
     if (!yyjson_is_num(v) && !yyjson_is_arr(v)) {
         return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a word or a list of numbers, not %s", param,
@@ -204,15 +205,16 @@ static glia_status parse_layer(yyjson_val *obj, const char *path, glia_hook_spec
 typedef struct wish {
     glia_hook_spec spec;
     glia_hook_target target;
-    glia_hook rows;       /* phases, positions, heads */
+    glia_hook rows; /* phases, positions, heads */
     glia_dtype dtype;
     const char *hook_id;
 } wish;
 
 static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t n_layer, const char *arch, wish *w,
                               glia_err *err) {
-    static const char *const fields[] = {"layer", "layer_name", "component", "name", "hook_id", "capture_input",
-                                         "capture_output", "positions", "heads", "dtype", "reduce"};
+    static const char *const fields[] = {"layer",   "layer_name",    "component",      "name",
+                                         "hook_id", "capture_input", "capture_output", "positions",
+                                         "heads",   "dtype",         "reduce"};
     char path[64];
     (void)snprintf(path, sizeof path, "activation_hooks[%zu]", index);
     if (!yyjson_is_obj(v))
@@ -264,8 +266,7 @@ static char *layer_name_of(glia_acts *a, const wish *w, int32_t layer) {
 static char *first_key(glia_acts *a, const wish *w, const char *layer_name, int32_t layer) {
     const glia_hook_spec *s = &w->spec;
     const char *point = glia_point_name(w->target.point[w->target.n_points - 1]);
-    if (w->target.all_layers)
-        return own_format(a, "%s.%d", w->hook_id ? w->hook_id : point, (int)layer);
+    if (w->target.all_layers) return own_format(a, "%s.%d", w->hook_id ? w->hook_id : point, (int)layer);
     if (w->hook_id) return own_format(a, "%s", w->hook_id);
     if (s->layer_name) {
         return s->component ? own_format(a, "%s_%s", layer_name, s->component) : own_format(a, "%s", layer_name);
@@ -287,8 +288,8 @@ static int by_key(const void *x, const void *y) {
 }
 
 /* Sort the keys and hand every run of equal ones to change(); a second pass of it proves that none are left. */
-static glia_status spread_keys(glia_acts *a, char *(*change)(glia_acts *a, size_t index, size_t nth),
-                               bool *any, glia_err *err) {
+static glia_status spread_keys(glia_acts *a, char *(*change)(glia_acts *a, size_t index, size_t nth), bool *any,
+                               glia_err *err) {
     keyed *list = glia_malloc(a->n_keys * sizeof *list);
     if (!list) return glia_fail(err, GLIA_ENOMEM, "activation_hooks");
     for (size_t i = 0; i < a->n_keys; i++) list[i] = (keyed){a->keys[i], i};
@@ -355,8 +356,8 @@ static glia_status append(glia_acts *a, const wish *w, size_t source, int32_t la
         const char *component = w->spec.component ? w->spec.component : glia_point_name(point);
         char *owned = own_format(a, "%s", component); /* the document goes before the request does */
         if (!owned) return glia_fail(err, GLIA_ENOMEM, "activation_hooks");
-        a->labels[a->n] = (glia_act_label){group, source, layer_name, owned, w->target.is_input[i],
-                                              w->hook_id != NULL, w->dtype};
+        a->labels[a->n] =
+            (glia_act_label){group, source, layer_name, owned, w->target.is_input[i], w->hook_id != NULL, w->dtype};
     }
     return GLIA_OK;
 }
@@ -400,12 +401,16 @@ glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32
     size_t n = list ? yyjson_arr_size(list) : 0;
     if (!n && !required) return GLIA_OK;
     if (!n) {
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s is %s: name at least one, e.g. {\"layer\": 5, "
-                            "\"component\": \"resid_post\"}", param, list ? "empty" : "missing");
+        return glia_fail_at(err, GLIA_EINVAL, param,
+                            "%s is %s: name at least one, e.g. {\"layer\": 5, "
+                            "\"component\": \"resid_post\"}",
+                            param, list ? "empty" : "missing");
     }
     if (n > GLIA_MAX_HOOKS) {
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s holds %zu entries, more than %d (\"layer\": \"*\" asks for every "
-                            "layer at once)", param, n, (int)GLIA_MAX_HOOKS);
+        return glia_fail_at(err, GLIA_EINVAL, param,
+                            "%s holds %zu entries, more than %d (\"layer\": \"*\" asks for every "
+                            "layer at once)",
+                            param, n, (int)GLIA_MAX_HOOKS);
     }
     wish *wishes = glia_calloc(n, sizeof *wishes);
     if (!wishes) return glia_fail(err, GLIA_ENOMEM, "%s", param);
@@ -419,10 +424,12 @@ glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32
 }
 
 void glia_acts_fix_param(const glia_acts *a, glia_err *err) {
-    size_t i;
-    int used = 0;
-    if (sscanf(err->param, "activation_hooks[%zu]%n", &i, &used) != 1 || !used || i >= a->n) return;
-    char param[sizeof err->param];
-    (void)snprintf(param, sizeof param, "activation_hooks[%zu]%s", a->labels[i].source, err->param + used);
+    static const char before[] = "activation_hooks[";
+    const size_t n = sizeof before - 1;
+    char param[sizeof err->param], *end;
+    if (strncmp(err->param, before, n) != 0) return;
+    unsigned long i = strtoul(err->param + n, &end, 10);
+    if (end == err->param + n || *end != ']' || i >= a->n) return;
+    (void)snprintf(param, sizeof param, "%s%zu%s", before, a->labels[i].source, end);
     memcpy(err->param, param, sizeof param);
 }

@@ -18,23 +18,23 @@ typedef struct glia_act_format {
 
 /* What the wire says of the engine hook with the same index. */
 typedef struct glia_act_label {
-    size_t group;           /* index of its key */
-    size_t source;          /* index in the request's list */
+    size_t group;  /* index of its key */
+    size_t source; /* index in the request's list */
     const char *layer_name, *component;
     bool is_input;
-    bool named;             /* its key is the client's hook_id */
+    bool named; /* its key is the client's hook_id */
     glia_dtype dtype;
 } glia_act_label;
 
 /* The hooks of one request.  Owns everything it points to; clear with glia_acts_clear. */
 typedef struct glia_acts {
     glia_act_format format;
-    glia_hook *hooks;        /* [n] for the engine */
-    glia_act_label *labels;  /* [n] */
+    glia_hook *hooks;       /* [n] for the engine */
+    glia_act_label *labels; /* [n] */
     size_t n;
-    char **keys;             /* [n_keys] of the reply's activations object, all different */
+    char **keys; /* [n_keys] of the reply's activations object, all different */
     size_t n_keys;
-    void **owned;            /* strings and lists */
+    void **owned; /* strings and lists */
     size_t n_owned, cap_owned;
 } glia_acts;
 

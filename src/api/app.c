@@ -61,7 +61,8 @@ glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_
         (void)snprintf(known + at, sizeof known - at, "%s\"%s\"", at ? ", " : "", info.id);
     }
     if (!n) {
-        return glia_fail(err, GLIA_EUNAVAILABLE, loading ? "the model is still loading, try again" : "no model is loaded");
+        return glia_fail(err, GLIA_EUNAVAILABLE,
+                         loading ? "the model is still loading, try again" : "no model is loaded");
     }
     return glia_fail_at(err, GLIA_EMODEL, "model", "no model \"%.120s\" here; loaded: %s", id, known);
 }

@@ -14,12 +14,12 @@ typedef struct glia_app {
     pthread_mutex_t lock;
     glia_model *models[GLIA_APP_MODELS]; /* the first one is the default */
     size_t n_models;
-    bool loading;        /* the first model is on its way: answer 503, not 404 */
-    size_t max_reply;    /* bytes of one whole (not streamed) reply; 0: 1 GiB */
+    bool loading;     /* the first model is on its way: answer 503, not 404 */
+    size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 
 void glia_app_init(glia_app *app);
-void glia_app_clear(glia_app *app);                       /* closes the models */
+void glia_app_clear(glia_app *app); /* closes the models */
 glia_status glia_app_add(glia_app *app, glia_model *take, glia_err *err);
 void glia_app_set_loading(glia_app *app, bool loading);
 

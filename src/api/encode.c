@@ -38,7 +38,7 @@ static uint32_t digits_of(float x, int *e) {
     double v = (double)x;
     if (v >= power(k + 1)) k++;
     double scale = power(8 - k), s = v * scale;
-    double gap = (double)float_of(u + 1) - v;                            /* to the next float up */
+    double gap = (double)float_of(u + 1) - v;                                /* to the next float up */
     double half = ((u & 0x7fffff) ? gap / 2 : gap / 4) * scale * (1 - 1e-6); /* below a power of two it is half of it */
     uint64_t best = (uint64_t)(s + 0.5);
     for (uint64_t unit = 10; unit <= 100000000; unit *= 10) {
@@ -110,10 +110,10 @@ size_t glia_float_text(float x, char out[GLIA_FLOAT_CHARS]) {
 
 uint16_t glia_f16_of(float x) {
     uint32_t u = bits_of(x), sign = u >> 16 & 0x8000, m = u & 0x7fffffff;
-    if (m > 0x7f800000) return (uint16_t)(sign | 0x7e00);           /* NaN */
-    if (m >= 0x477ff000) return (uint16_t)(sign | 0x7c00);          /* rounds beyond 65504 */
-    if (m < 0x33000001) return (uint16_t)sign;                      /* below half of the smallest */
-    if (m < 0x38800000) {                                           /* subnormal half: units of 2^-24 */
+    if (m > 0x7f800000) return (uint16_t)(sign | 0x7e00);  /* NaN */
+    if (m >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds beyond 65504 */
+    if (m < 0x33000001) return (uint16_t)sign;             /* below half of the smallest */
+    if (m < 0x38800000) {                                  /* subnormal half: units of 2^-24 */
         return (uint16_t)(sign | (uint32_t)nearbyint((double)float_of(m) * 16777216.0));
     }
     uint32_t odd = m >> 13 & 1;

@@ -131,10 +131,9 @@ static glia_status parse_echo(glia_job *j, yyjson_val *root, glia_err *err) {
 }
 
 static glia_status parse_prompt(glia_job *j, yyjson_val *root, glia_err *err) {
-    glia_status st = j->kind == GLIA_API_CHAT
-                         ? glia_prompt_chat(j->model, root, &j->prompt, &j->n_prompt, NULL, err)
-                         : glia_prompt_completion(j->model, root, &j->prompt, &j->n_prompt,
-                                                  j->echo ? &j->prompt_text : NULL, err);
+    glia_status st = j->kind == GLIA_API_CHAT ? glia_prompt_chat(j->model, root, &j->prompt, &j->n_prompt, NULL, err)
+                                              : glia_prompt_completion(j->model, root, &j->prompt, &j->n_prompt,
+                                                                       j->echo ? &j->prompt_text : NULL, err);
     if (st) return st;
     const char *param = j->kind == GLIA_API_CHAT ? "messages" : "prompt";
     size_t n_ctx = (size_t)j->info.n_ctx;
@@ -184,8 +183,8 @@ static glia_status check_reply_size(const glia_job *j, const glia_request_params
     if (bytes <= max) return GLIA_OK;
     return glia_fail_at(err, GLIA_ETOOLARGE, "activation_hooks",
                         "these activations would make a reply of %llu MiB, more than %llu: set stream or max_tokens, "
-                        "encoding base64, or ask for fewer rows", (unsigned long long)(bytes >> 20),
-                        (unsigned long long)(max >> 20));
+                        "encoding base64, or ask for fewer rows",
+                        (unsigned long long)(bytes >> 20), (unsigned long long)(max >> 20));
 }
 
 static void on_event(void *ud) { glia_http_waker_wake(ud); }

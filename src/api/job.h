@@ -20,31 +20,31 @@ typedef struct glia_job {
     glia_model_info info;
     glia_api_kind kind;
     glia_wire wire;
-    bool typed;              /* with_activations: lines carry "type", the last one is "done" */
-    bool echo;               /* completions: the prompt is part of the text */
+    bool typed; /* with_activations: lines carry "type", the last one is "done" */
+    bool echo;  /* completions: the prompt is part of the text */
     char id[40];
     int64_t created;
     glia_gen gen;
     glia_acts acts;
     int32_t *prompt;
     size_t n_prompt;
-    glia_buf prompt_text;    /* only for echo */
+    glia_buf prompt_text; /* only for echo */
     glia_request *rq;
     glia_http_waker *waker;
 
     /* the reply so far */
-    glia_buf text;           /* whole replies: the answer */
-    glia_buf logprobs[4];    /* whole replies: chat uses [0]; completions tokens, token_logprobs, top, offsets */
-    size_t text_chars;       /* characters of text in tokens so far: completions' text_offset */
-    glia_buf *entries;       /* whole replies: [acts.n_keys] entries of each key */
-    glia_act_rows *rows;     /* merged: [acts.n] */
+    glia_buf text;        /* whole replies: the answer */
+    glia_buf logprobs[4]; /* whole replies: chat uses [0]; completions tokens, token_logprobs, top, offsets */
+    size_t text_chars;    /* characters of text in tokens so far: completions' text_offset */
+    glia_buf *entries;    /* whole replies: [acts.n_keys] entries of each key */
+    glia_act_rows *rows;  /* merged: [acts.n] */
 
     /* streams */
-    glia_buf out;            /* bytes to be read, from out_at on */
+    glia_buf out; /* bytes to be read, from out_at on */
     size_t out_at;
-    glia_event *ev;          /* being written */
-    size_t frame;            /* next frame of ev */
-    glia_act_writer writer;  /* frame under way when writer.frame is not NULL */
+    glia_event *ev;         /* being written */
+    size_t frame;           /* next frame of ev */
+    glia_act_writer writer; /* frame under way when writer.frame is not NULL */
     bool opened, ended;
 } glia_job;
 
@@ -64,8 +64,8 @@ bool glia_stream_fill(glia_job *j);
 
 /* -- pieces.c: what whole replies and streams have in common */
 const char *glia_finish_name(glia_finish f);
-void glia_add_usage(glia_buf *b, const glia_usage *u);    /* {"prompt_tokens":…} */
-void glia_add_timings(glia_buf *b, const glia_usage *u);  /* {"prompt_ms":…} */
+void glia_add_usage(glia_buf *b, const glia_usage *u);                  /* {"prompt_tokens":…} */
+void glia_add_timings(glia_buf *b, const glia_usage *u);                /* {"prompt_ms":…} */
 void glia_add_head(glia_buf *b, const glia_job *j, const char *object); /* "id":…,"object":…,"created":…,"model":… */
 /* One token of a chat's logprobs: {"token","logprob","bytes","top_logprobs"}. */
 void glia_add_chat_logprob(glia_buf *b, const glia_job *j, const glia_event *ev);

@@ -8,8 +8,8 @@
 #include "yyjson.h"
 
 enum {
-    GLIA_JSON_DEPTH = 64,         /* deepest nesting taken: the chat template behind it recurses */
-    GLIA_JSON_VALUES = 4 << 20    /* most commas and openings: 16 bytes of memory each */
+    GLIA_JSON_DEPTH = 64,      /* deepest nesting taken: the chat template behind it recurses */
+    GLIA_JSON_VALUES = 4 << 20 /* most commas and openings: 16 bytes of memory each */
 };
 
 /* EINVAL: not JSON, not UTF-8 (both with the byte), too deep.  ETOOLARGE: too many values.  Free with yyjson_doc_free. */

@@ -10,13 +10,14 @@ static const struct {
 } fields[] = {
     {"model", "{\"type\":\"string\",\"description\":\"id of a loaded model; absent: the default one\"}", true, true},
     {"messages",
-     "{\"type\":\"array\",\"minItems\":1,\"maxItems\":10000,\"items\":{\"$ref\":\"#/components/schemas/Message\"}}", true,
-     false},
+     "{\"type\":\"array\",\"minItems\":1,\"maxItems\":10000,\"items\":{\"$ref\":\"#/components/schemas/Message\"}}",
+     true, false},
     {"prompt",
      "{\"description\":\"text or token ids\",\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":"
      "{\"type\":\"integer\",\"minimum\":0}}]}",
      false, true},
-    {"max_tokens", "{\"type\":\"integer\",\"minimum\":-1,\"description\":\"-1: until the context is full\"}", true, true},
+    {"max_tokens", "{\"type\":\"integer\",\"minimum\":-1,\"description\":\"-1: until the context is full\"}", true,
+     true},
     {"max_completion_tokens", "{\"type\":\"integer\",\"minimum\":-1}", true, false},
     {"seed", "{\"type\":\"integer\",\"description\":\"-1: a fresh one\"}", true, true},
     {"stop",
@@ -83,8 +84,10 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
     }
     const char *schema = body_schema(r->pattern);
     if (schema) {
-        glia_buf_addf(b, ",\"requestBody\":{\"required\":true,\"content\":{\"application/json\":{\"schema\":{\"$ref\":"
-                         "\"#/components/schemas/%s\"}}}}", schema);
+        glia_buf_addf(b,
+                      ",\"requestBody\":{\"required\":true,\"content\":{\"application/json\":{\"schema\":{\"$ref\":"
+                      "\"#/components/schemas/%s\"}}}}",
+                      schema);
     }
     glia_buf_adds(b, ",\"responses\":{\"200\":{\"description\":\"OK\"},\"default\":{\"description\":\"an error\","
                      "\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/Error\"}}}}}");
@@ -120,9 +123,11 @@ static void add_request_schema(glia_buf *b, const char *name, bool chat) {
 }
 
 void glia_add_openapi(glia_buf *b) {
-    glia_buf_addf(b, "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Glia\",\"version\":\"%s\",\"description\":"
-                     "\"Local language models over HTTP, with real activations per request\"},"
-                     "\"security\":[{},{\"bearer\":[]}],\"paths\":{", glia_version());
+    glia_buf_addf(b,
+                  "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"Glia\",\"version\":\"%s\",\"description\":"
+                  "\"Local language models over HTTP, with real activations per request\"},"
+                  "\"security\":[{},{\"bearer\":[]}],\"paths\":{",
+                  glia_version());
     const glia_http_route *r = glia_api_routes();
     for (bool first = true; r->method; r++, first = false) {
         if (!first) glia_buf_adds(b, ",");

@@ -11,9 +11,9 @@ typedef enum glia_param_kind { GLIA_PARAM_NUM, GLIA_PARAM_INT, GLIA_PARAM_BOOL }
 typedef struct glia_param_row {
     const char *name;
     glia_param_kind kind;
-    size_t offset;    /* into glia_sampling */
+    size_t offset; /* into glia_sampling */
     double min, max;
-    bool above_min;   /* min itself is refused */
+    bool above_min; /* min itself is refused */
     const char *doc;
 } glia_param_row;
 
@@ -21,10 +21,10 @@ const glia_param_row *glia_param_table(size_t *n);
 
 /* Generation settings of one request.  Clear with glia_gen_clear. */
 typedef struct glia_gen {
-    glia_sampling sampling;      /* bias points into bias */
+    glia_sampling sampling; /* bias points into bias */
     glia_logit_bias *bias;
-    int32_t max_tokens;          /* -1: until the context is full */
-    char *stop[GLIA_MAX_STOP];   /* owned */
+    int32_t max_tokens;        /* -1: until the context is full */
+    char *stop[GLIA_MAX_STOP]; /* owned */
     size_t n_stop;
     bool stream, include_usage, no_cache;
 } glia_gen;

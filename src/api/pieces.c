@@ -59,7 +59,7 @@ static void add_token_fields(glia_buf *b, const glia_job *j, int32_t token, floa
     glia_buf_adds(b, ",\"logprob\":");
     add_logprob(b, logprob);
     glia_buf_adds(b, ",\"bytes\":[");
-    for (size_t i = 0; i < n; i++) glia_buf_addf(b, i ? ",%u" : "%u", (unsigned)(unsigned char)s[i]);
+    for (size_t i = 0; s && i < n; i++) glia_buf_addf(b, i ? ",%u" : "%u", (unsigned)(unsigned char)s[i]);
     glia_buf_adds(b, "]");
     glia_free(s);
 }

@@ -18,7 +18,7 @@ static glia_status part_text(yyjson_val *part, const char *path, yyjson_val **ou
     if (st) return st;
     glia_json_join(param, sizeof param, path, "type");
     if (!type) return glia_fail_at(err, GLIA_EINVAL, param, "%s is missing", param);
-    if (strcmp(type, "text")) {
+    if (strcmp(type, "text") != 0) {
         return glia_fail_at(err, GLIA_EINVAL, param, "%s \"%.40s\" is not supported yet: only \"text\"", param, type);
     }
     glia_json_join(param, sizeof param, path, "text");
@@ -71,13 +71,13 @@ static glia_status add_role(yyjson_val *message, const char *path, glia_buf *out
     glia_json_join(param, sizeof param, path, "role");
     if (!role) return glia_fail_at(err, GLIA_EINVAL, param, "%s is missing", param);
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
-        if (strcmp(role, roles[i])) continue;
+        if (strcmp(role, roles[i]) != 0) continue;
         glia_buf_addf(out, "\"role\":\"%s\"", i == 1 ? "system" : role);
         return GLIA_OK;
     }
     return glia_fail_at(err, GLIA_EINVAL, param,
-                        "%s must be \"system\", \"developer\", \"user\", \"assistant\" or \"tool\", not \"%.40s\"", param,
-                        role);
+                        "%s must be \"system\", \"developer\", \"user\", \"assistant\" or \"tool\", not \"%.40s\"",
+                        param, role);
 }
 
 static glia_status add_message(yyjson_val *message, const char *path, glia_buf *out, glia_err *err) {
@@ -201,7 +201,8 @@ glia_status glia_prompt_completion(const glia_model *m, yyjson_val *root, int32_
     yyjson_val *first = yyjson_is_arr(v) ? yyjson_arr_get_first(v) : NULL;
     if (first && (yyjson_is_str(first) || yyjson_is_arr(first))) {
         if (yyjson_arr_size(v) > 1)
-            return glia_fail_at(err, GLIA_EINVAL, param, "several prompts in one request are not supported yet: send one");
+            return glia_fail_at(err, GLIA_EINVAL, param,
+                                "several prompts in one request are not supported yet: send one");
         v = first;
         param = "prompt[0]";
     }
@@ -214,14 +215,16 @@ glia_status glia_prompt_completion(const glia_model *m, yyjson_val *root, int32_
         st = glia_prompt_ids(m, v, param, out, n, err);
         char *s = NULL;
         size_t n_s = 0;
-        if (!st && text && !(st = glia_model_detokenize(m, *out, *n, true, &s, &n_s, err)) && !glia_buf_add(text, s, n_s))
+        if (!st && text && !(st = glia_model_detokenize(m, *out, *n, true, &s, &n_s, err)) &&
+            !glia_buf_add(text, s, n_s))
             st = glia_fail(err, GLIA_ENOMEM, "no memory for the prompt");
         glia_free(s);
     } else {
         return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a string or a list of token ids, not %s", param,
                             glia_json_kind(v));
     }
-    if (!st && !*n) st = glia_fail_at(err, GLIA_EINVAL, param, "%s is empty: the model needs at least one token", param);
+    if (!st && !*n)
+        st = glia_fail_at(err, GLIA_EINVAL, param, "%s is empty: the model needs at least one token", param);
     if (st) glia_free(*out), *out = NULL, *n = 0;
     return st;
 }

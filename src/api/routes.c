@@ -52,9 +52,10 @@ void glia_on_greeting(void *ud, glia_http_request *rq) {
     glia_buf_adds(&b, "\n");
     for (const glia_http_route *r = routes; r->method; r++)
         glia_buf_addf(&b, "  %-5s %-46s %s\n", r->method, r->pattern, r->summary);
-    glia_buf_adds(&b, "\nTry:\n  curl -s $THIS/v1/chat/completions/with_activations -H 'Content-Type: application/json' \\\n"
-                      "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"max_tokens\": 8,\n"
-                      "         \"activation_hooks\": [{\"layer\": 5, \"component\": \"resid_post\"}]}'\n");
+    glia_buf_adds(
+        &b, "\nTry:\n  curl -s $THIS/v1/chat/completions/with_activations -H 'Content-Type: application/json' \\\n"
+            "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}], \"max_tokens\": 8,\n"
+            "         \"activation_hooks\": [{\"layer\": 5, \"component\": \"resid_post\"}]}'\n");
     size_t size;
     char *body = glia_buf_take(&b, &size);
     if (body) (void)glia_http_reply_take(rq, 200, "text/plain; charset=utf-8", body, size);

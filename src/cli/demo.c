@@ -20,9 +20,9 @@ typedef struct look {
 } look;
 
 static const char *paint(const look *l, const char *code) { return l->colour ? code : ""; }
-#define BOLD "\033[1m"
-#define DIM "\033[2m"
-#define CYAN "\033[36m"
+#define BOLD  "\033[1m"
+#define DIM   "\033[2m"
+#define CYAN  "\033[36m"
 #define PLAIN "\033[0m"
 
 static int help(const flag *table, size_t n) {
@@ -43,12 +43,14 @@ static void make_request(glia_buf *b, const glia_model_info *info, const char *p
     const char *nl = pretty ? "\n  " : "";
     glia_buf_addf(b, "{\"messages\": [{\"role\": \"user\", \"content\": ");
     glia_json_add_cstr(b, prompt);
-    glia_buf_addf(b, "}],%s \"max_tokens\": %d, \"temperature\": 0,%s \"activation_hooks\": [%s", nl, max_tokens, nl, nl);
+    glia_buf_addf(b, "}],%s \"max_tokens\": %d, \"temperature\": 0,%s \"activation_hooks\": [%s", nl, max_tokens, nl,
+                  nl);
     glia_buf_addf(b, "  {\"layer\": \"transformer.h.%d\", \"component\": \"residual\"},%s", a, nl);
     glia_buf_addf(b, "  {\"layer\": \"transformer.h.%d\", \"component\": \"attention\"},%s", c, nl);
     glia_buf_addf(b, "  {\"layer\": %d, \"component\": \"mlp_act\"},%s", c, nl);
-    glia_buf_addf(b, "  {\"layer_name\": \"model.layers.%d.self_attn\", \"component\": \"query\", \"hook_id\": \"q%d\"},%s",
-                  a, a, nl);
+    glia_buf_addf(
+        b, "  {\"layer_name\": \"model.layers.%d.self_attn\", \"component\": \"query\", \"hook_id\": \"q%d\"},%s", a, a,
+        nl);
     glia_buf_addf(b, "  {\"name\": \"blocks.%d.hook_resid_post\"}]}", last);
 }
 
@@ -83,7 +85,8 @@ static size_t norms_of(yyjson_val *entries, double *norms, size_t cap, yyjson_va
 
 /* Eight heights between the least and the largest norm, on a log scale: the first token often dwarfs all others. */
 static void print_strip(const look *l, const double *norms, size_t n) {
-    static const char *const blocks[] = {"\u2581", "\u2582", "\u2583", "\u2584", "\u2585", "\u2586", "\u2587", "\u2588"};
+    static const char *const blocks[] = {"\u2581", "\u2582", "\u2583", "\u2584",
+                                         "\u2585", "\u2586", "\u2587", "\u2588"};
     static const char ascii[] = "_.-~=+*#";
     double low = INFINITY, high = -INFINITY;
     for (size_t i = 0; i < n; i++) {
@@ -127,8 +130,8 @@ static void print_reply(const look *l, yyjson_val *root) {
            yyjson_get_int(yyjson_obj_get(usage, "completion_tokens")));
     const char *text = yyjson_get_str(yyjson_obj_get(root, "completion"));
     print_indented(text ? text : "");
-    printf("\n%sActivations%s\n  %s%-26s %-11s %5s  %-13s %s%s\n", paint(l, BOLD), paint(l, PLAIN), paint(l, DIM), "key",
-           "point", "layer", "tokens x width", "first values of the first token", paint(l, PLAIN));
+    printf("\n%sActivations%s\n  %s%-26s %-11s %5s  %-13s %s%s\n", paint(l, BOLD), paint(l, PLAIN), paint(l, DIM),
+           "key", "point", "layer", "tokens x width", "first values of the first token", paint(l, PLAIN));
     yyjson_obj_iter it;
     for (yyjson_obj_iter_init(all, &it); (key = yyjson_obj_iter_next(&it));)
         print_key(l, yyjson_get_str(key), yyjson_obj_iter_get_val(key));

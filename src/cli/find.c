@@ -25,7 +25,7 @@ static bool is_dir(const char *path) {
 
 static bool is_model(const char *name) {
     size_t n = strlen(name);
-    if (n < 6 || strcasecmp(name + n - 5, ".gguf")) return false;
+    if (n < 6 || strcasecmp(name + n - 5, ".gguf") != 0) return false;
     const char *part = strstr(name, "-of-"); /* split models are opened by their first part */
     return !part || strstr(name, "-00001-of-");
 }
@@ -82,8 +82,10 @@ static void say_unknown(const char *name, const found *f) {
     const char *names[MAX_FILES];
     char hint[512];
     if (!f->n) {
-        fprintf(stderr, "glia: no file \"%s\", and no GGUF file in the model folder (GLIA_MODELS, .deps/models or "
-                "~/.local/share/glia/models): `make deps` fetches the demo model\n", name);
+        fprintf(stderr,
+                "glia: no file \"%s\", and no GGUF file in the model folder (GLIA_MODELS, .deps/models or "
+                "~/.local/share/glia/models): `make deps` fetches the demo model\n",
+                name);
         return;
     }
     for (size_t i = 0; i < f->n; i++) {

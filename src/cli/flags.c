@@ -30,8 +30,8 @@ static bool set_int(const flag *f, const char *text) {
     errno = 0;
     long v = strtol(text, &end, 10);
     if (!*text || *end || errno || v < f->min || v > f->max) {
-        fprintf(stderr, "glia: %s must be a whole number from %d to %d, not \"%s\"\n", f->name, (int)f->min, (int)f->max,
-                text);
+        fprintf(stderr, "glia: %s must be a whole number from %d to %d, not \"%s\"\n", f->name, (int)f->min,
+                (int)f->max, text);
         return false;
     }
     *(int32_t *)f->out = (int32_t)v;

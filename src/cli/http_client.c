@@ -36,7 +36,8 @@ static glia_status receive_all(int fd, glia_buf *b, glia_err *err) {
 /* Status and body out of a whole reply with Content-Length. */
 static glia_status split(glia_buf *b, int *status, glia_err *err) {
     char *end = b->p ? strstr(b->p, "\r\n\r\n") : NULL;
-    if (!end || sscanf(b->p, "HTTP/1.1 %d", status) != 1) return glia_fail(err, GLIA_EIO, "this is no HTTP reply");
+    if (!end || strncmp(b->p, "HTTP/1.1 ", 9) != 0) return glia_fail(err, GLIA_EIO, "this is no HTTP reply");
+    *status = (int)strtol(b->p + 9, NULL, 10);
     *end = 0;
     const char *length = strcasestr(b->p, "\r\ncontent-length:");
     size_t n = b->n - (size_t)(end + 4 - b->p);

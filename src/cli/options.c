@@ -13,18 +13,27 @@ void cli_options_init(cli_options *o) {
 
 static size_t model_flags(cli_options *o, flag *t) {
     size_t n = 0;
-    t[n++] = (flag){"--model", FLAG_TEXT, &o->model, "FILE|ID", "GGUF file, or its name in the model folder", 0, 0, NULL};
-    t[n++] = (flag){"--ctx", FLAG_INT, &o->n_ctx, "N", "tokens per request (trained context, at most 4096)", 0, 1 << 24,
-                    NULL};
-    t[n++] = (flag){"--gpu-layers", FLAG_INT, &o->n_gpu_layers, "N", "layers on the GPU; -1: all (default), 0: none", -1,
-                    100000, NULL};
+    t[n++] =
+        (flag){"--model", FLAG_TEXT, &o->model, "FILE|ID", "GGUF file, or its name in the model folder", 0, 0, NULL};
+    t[n++] = (flag){"--ctx", FLAG_INT, &o->n_ctx, "N", "tokens per request (trained context, at most 4096)",
+                    0,       1 << 24,  NULL};
+    t[n++] =
+        (flag){"--gpu-layers", FLAG_INT, &o->n_gpu_layers, "N", "layers on the GPU; -1: all (default), 0: none", -1,
+               100000,         NULL};
     t[n++] = (flag){"--threads", FLAG_INT, &o->n_threads, "N", "CPU threads (one per core)", 0, 4096, NULL};
     t[n++] = (flag){"--batch", FLAG_INT, &o->n_batch, "N", "most tokens in one forward pass (512)", 0, 1 << 20, NULL};
-    t[n++] = (flag){"--flash-attn", FLAG_CHOICE, &o->flash, "auto|on|off", "flash attention (auto)", 0, 0, flash_choices};
+    t[n++] =
+        (flag){"--flash-attn", FLAG_CHOICE, &o->flash, "auto|on|off", "flash attention (auto)", 0, 0, flash_choices};
     t[n++] = (flag){"--cache-type", FLAG_CHOICE, &o->kv_type, "f16|f32|q8_0", "numbers of the KV cache (f16)", 0, 0,
                     kv_choices};
-    t[n++] = (flag){"--memory-limit", FLAG_SIZE, &o->memory_limit, "SIZE",
-                    "refuse a model that needs more, e.g. 8G (what is free now)", 0, 0, NULL};
+    t[n++] = (flag){"--memory-limit",
+                    FLAG_SIZE,
+                    &o->memory_limit,
+                    "SIZE",
+                    "refuse a model that needs more, e.g. 8G (what is free now)",
+                    0,
+                    0,
+                    NULL};
     t[n++] = (flag){"--log-level", FLAG_CHOICE, &o->log_level, "LEVEL", "error, warning (default), info or debug", 0, 0,
                     log_choices};
     t[n++] = (flag){"--json", FLAG_SWITCH, &o->json, NULL, "output for machines", 0, 0, NULL};
@@ -34,14 +43,17 @@ static size_t model_flags(cli_options *o, flag *t) {
 size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     size_t n = model_flags(o, t);
     if (!serving) return n;
-    t[n++] = (flag){"--listen", FLAG_LIST, &o->listen, "HOST:PORT", "address, repeatable (127.0.0.1:1234; port 0: a free one)",
-                    0, 0, NULL};
+    t[n++] = (flag){
+        "--listen", FLAG_LIST, &o->listen, "HOST:PORT", "address, repeatable (127.0.0.1:1234; port 0: a free one)",
+        0,          0,         NULL};
     t[n++] = (flag){"--port", FLAG_INT, &o->port, "N", "short for --listen 127.0.0.1:N", 0, 65535, NULL};
     t[n++] = (flag){"--parallel", FLAG_INT, &o->n_parallel, "N", "requests computed together (4)", 0, 1024, NULL};
-    t[n++] = (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
-    t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)", 0,
-                    0, NULL};
-    t[n++] = (flag){"--port-file", FLAG_TEXT, &o->port_file, "FILE", "write the bound port there when ready", 0, 0, NULL};
+    t[n++] =
+        (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
+    t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)",
+                    0,           0,         NULL};
+    t[n++] =
+        (flag){"--port-file", FLAG_TEXT, &o->port_file, "FILE", "write the bound port there when ready", 0, 0, NULL};
     return n;
 }
 

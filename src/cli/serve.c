@@ -33,8 +33,10 @@ static bool is_loopback(const char *address) {
 static void warn_if_open(const cli_options *o) {
     for (size_t i = 0; i < o->listen.n && !o->api_keys.n; i++) {
         if (is_loopback(o->listen.items[i])) continue;
-        fprintf(stderr, "glia: warning: %s can be reached from other machines and no --api-key is set: anyone there can "
-                "use this model\n", o->listen.items[i]);
+        fprintf(stderr,
+                "glia: warning: %s can be reached from other machines and no --api-key is set: anyone there can "
+                "use this model\n",
+                o->listen.items[i]);
     }
 }
 

@@ -14,20 +14,24 @@ typedef struct slot {
     int point; /* -1: refused */
     const char *why;
 } slot;
-#define P(id) {GLIA_POINT_##id, NULL}
-#define NO(why) {-1, why}
+#define P(id)                                                                                                          \
+    { GLIA_POINT_##id, NULL }
+#define NO(why)                                                                                                        \
+    { -1, why }
 
 #define WHY_SOON "is not available yet"
 #define WHY_NONE "has no such side"
-#define WHY_IDS "takes token ids, which are not activations: every entry carries them as token_ids"
-#define WHY_Q "may differ from the queries used: q/k norms, clamps and GGUF's channel order; ask for component \"q\""
-#define WHY_K "may differ from the keys used: q/k norms, clamps and GGUF's channel order; ask for component \"k\""
-#define WHY_V "may differ from the values used (value norms, clamps); ask for component \"value\""
-#define WHY_QKV "is q, k and value in one tensor: ask for these components one by one"
-#define WHY_UNSCALED "is scaled in this architecture; ask for component \"embeddings\" (unscaled) or \"resid_pre\" of layer 0"
+#define WHY_IDS  "takes token ids, which are not activations: every entry carries them as token_ids"
+#define WHY_Q    "may differ from the queries used: q/k norms, clamps and GGUF's channel order; ask for component \"q\""
+#define WHY_K    "may differ from the keys used: q/k norms, clamps and GGUF's channel order; ask for component \"k\""
+#define WHY_V    "may differ from the values used (value norms, clamps); ask for component \"value\""
+#define WHY_QKV  "is q, k and value in one tensor: ask for these components one by one"
+#define WHY_UNSCALED                                                                                                   \
+    "is scaled in this architecture; ask for component \"embeddings\" (unscaled) or \"resid_pre\" of layer 0"
 #define WHY_NORMALIZED "is taken before the norm's weight; ask for \"attn_in\", \"mlp_in\" or \"final_norm\" (after it)"
-#define WHY_TL_MLP_IN "means the input of the norm there; ask for \"resid_mid\" (before the norm) or \"mlp_in\" (after it)"
-#define WHY_TL_ATTN_IN "means one copy of the residual per head there; ask for \"resid_pre\""
+#define WHY_TL_MLP_IN                                                                                                  \
+    "means the input of the norm there; ask for \"resid_mid\" (before the norm) or \"mlp_in\" (after it)"
+#define WHY_TL_ATTN_IN  "means one copy of the residual per head there; ask for \"resid_pre\""
 #define WHY_NO_PRE_NORM "does not exist in this architecture: its blocks have no norm there; ask for \"resid_pre\""
 
 /* Names whose meaning hangs on the architecture. */
@@ -150,19 +154,56 @@ static const module components[] = {
 
 /* What stands before the number of the block.  Longer ones first where one is the end of another. */
 static const char *const block_prefixes[] = {
-    "model.language_model.layers.", "language_model.model.layers.", "model.decoder.layers.", "gpt_neox.layers.",
-    "transformer.blocks.", "transformer.layers.", "model.layers.", "transformer.h.", "layers.", "layer.", "blocks.",
-    "block.", "blk.", "h.",
+    "model.language_model.layers.",
+    "language_model.model.layers.",
+    "model.decoder.layers.",
+    "gpt_neox.layers.",
+    "transformer.blocks.",
+    "transformer.layers.",
+    "model.layers.",
+    "transformer.h.",
+    "layers.",
+    "layer.",
+    "blocks.",
+    "block.",
+    "blk.",
+    "h.",
 };
 
 static const char *const path_templates[] = {
-    "model.layers.N", "model.layers.N.self_attn", "model.layers.N.self_attn.o_proj", "model.layers.N.mlp",
-    "model.layers.N.mlp.down_proj", "model.layers.N.input_layernorm", "model.layers.N.post_attention_layernorm",
-    "transformer.h.N", "transformer.h.N.attn", "transformer.h.N.mlp", "transformer.h.N.ln_1", "transformer.h.N.ln_2",
-    "blocks.N.hook_resid_pre", "blocks.N.hook_resid_mid", "blocks.N.hook_resid_post", "blocks.N.hook_attn_out",
-    "blocks.N.hook_mlp_out", "blocks.N.attn.hook_q", "blocks.N.attn.hook_z", "blocks.N.mlp.hook_post", "resid_pre.N",
-    "attn_out.N", "mlp_out.N", "resid_mid.N", "resid_post.N", "model.embed_tokens", "transformer.wte", "model.norm",
-    "transformer.ln_f", "lm_head", "hook_embed", "embeddings", "final_norm",
+    "model.layers.N",
+    "model.layers.N.self_attn",
+    "model.layers.N.self_attn.o_proj",
+    "model.layers.N.mlp",
+    "model.layers.N.mlp.down_proj",
+    "model.layers.N.input_layernorm",
+    "model.layers.N.post_attention_layernorm",
+    "transformer.h.N",
+    "transformer.h.N.attn",
+    "transformer.h.N.mlp",
+    "transformer.h.N.ln_1",
+    "transformer.h.N.ln_2",
+    "blocks.N.hook_resid_pre",
+    "blocks.N.hook_resid_mid",
+    "blocks.N.hook_resid_post",
+    "blocks.N.hook_attn_out",
+    "blocks.N.hook_mlp_out",
+    "blocks.N.attn.hook_q",
+    "blocks.N.attn.hook_z",
+    "blocks.N.mlp.hook_post",
+    "resid_pre.N",
+    "attn_out.N",
+    "mlp_out.N",
+    "resid_mid.N",
+    "resid_post.N",
+    "model.embed_tokens",
+    "transformer.wte",
+    "model.norm",
+    "transformer.ln_f",
+    "lm_head",
+    "hook_embed",
+    "embeddings",
+    "final_norm",
 };
 
 /* Architectures (llama.cpp's names) in which a name means something else.  Source: the reference implementations of
@@ -170,8 +211,8 @@ static const char *const path_templates[] = {
 static const char *const sandwich[] = {"gemma2", "gemma3", "gemma3n", "gemma4", "olmo2", "exaone4", "afmoe", NULL};
 static const char *const post_norm_only[] = {"olmo2", "exaone4", NULL};
 static const char *const scaled_inside[] = {"gemma3", "gemma3n", "gemma4", NULL};
-static const char *const scaled_tl[] = {"gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "minicpm", "granite", "grok",
-                                        NULL};
+static const char *const scaled_tl[] = {"gemma",   "gemma2",  "gemma3", "gemma3n", "gemma4",
+                                        "minicpm", "granite", "grok",   NULL};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -243,7 +284,7 @@ void glia_nearest(const char *word, const char *const *list, size_t n, char *out
 typedef struct place {
     bool given;
     const module *module;
-    int point;        /* ≥ 0: named itself */
+    int point; /* ≥ 0: named itself */
     bool has_layer, all_layers;
     int64_t layer;
     const char *field, *text; /* where it stood, for errors */
@@ -324,7 +365,7 @@ static glia_status parse_block_path(place *p, bool *done, glia_err *err) {
     for (size_t i = 0; i < COUNT(block_prefixes); i++) {
         size_t n = strlen(block_prefixes[i]);
         const char *rest;
-        if (strncmp(p->text, block_prefixes[i], n) || !parse_index(p->text + n, p, &rest)) continue;
+        if (strncmp(p->text, block_prefixes[i], n) != 0 || !parse_index(p->text + n, p, &rest)) continue;
         if (*rest && *rest != '.') continue;
         *done = true;
         const char *suffix = *rest ? rest + 1 : rest;
@@ -415,7 +456,7 @@ static glia_status parse_component(const char *text, part *c, glia_err *err) {
     size_t n = 0;
     for (int i = 0; i < GLIA_N_POINTS; i++) list[n++] = glia_point_name((glia_point)i);
     for (size_t i = 0; i < COUNT(components); i++) {
-        if (strcmp(components[i].path, "value")) list[n++] = components[i].path;
+        if (strcmp(components[i].path, "value") != 0) list[n++] = components[i].path;
     }
     char hint[160];
     glia_nearest(text, list, n, hint, sizeof hint);
@@ -451,9 +492,10 @@ static slot side_of(const module *m, bool input, const char *arch) {
 }
 
 static glia_status mismatch(const place *at, const char *component, glia_err *err) {
-    return glia_fail_at(err, GLIA_EINVAL, "component",
-                        "component \"%.60s\" is not part of \"%.80s\"; name the block itself, e.g. \"model.layers.%lld\"",
-                        component, at->text, (long long)(at->has_layer && !at->all_layers ? at->layer : 5));
+    return glia_fail_at(
+        err, GLIA_EINVAL, "component",
+        "component \"%.60s\" is not part of \"%.80s\"; name the block itself, e.g. \"model.layers.%lld\"", component,
+        at->text, (long long)(at->has_layer && !at->all_layers ? at->layer : 5));
 }
 
 /* A module with a general word for its kind ("attention" of ".self_attn.o_proj") is that module; a word that says

@@ -15,16 +15,16 @@ typedef struct glia_hook_spec {
     const char *layer_text; /* "layer" given as a string: a module path, digits or "*" */
     const char *layer_name; /* a module path */
     const char *component;
-    const char *name;       /* a full name that needs nothing else */
-    bool input, output;     /* which side of the module; points by their own name have only an output */
+    const char *name;   /* a full name that needs nothing else */
+    bool input, output; /* which side of the module; points by their own name have only an output */
 } glia_hook_spec;
 
 typedef struct glia_hook_target {
-    size_t n_points;      /* 1, or 2 when both sides were asked: the input first */
+    size_t n_points; /* 1, or 2 when both sides were asked: the input first */
     glia_point point[2];
     bool is_input[2];
-    bool all_layers;      /* "*": layer is then 0 and stands for every layer */
-    int32_t layer;        /* -1: the points have none */
+    bool all_layers; /* "*": layer is then 0 and stands for every layer */
+    int32_t layer;   /* -1: the points have none */
 } glia_hook_target;
 
 /* arch is GGUF's general.architecture (NULL: a plain one): a few names mean another tensor there.

@@ -175,15 +175,29 @@ class Encodings(ApiTest):
                     for x, y in zip(half, full):
                         self.assertLessEqual(abs(x - y), abs(y) * bound + 6e-8)
 
+    def test_the_logits_row_is_the_one_that_was_sampled(self):
+        r = good(server.activations([{"component": "lm_head", "positions": "last"}], max_tokens=1, logprobs=True,
+                                    activation_format={"encoding": "base64"}))
+        logits, = unpack(r["activations"]["lm_head"][0])
+        drawn, = r["choices"][0]["logprobs"]["content"]
+        self.assertEqual(logits.index(max(logits)), drawn["id"])  # greedy
+        top = max(logits)
+        self.assertAlmostEqual(-math.log(sum(math.exp(x - top) for x in logits)), drawn["logprob"], places=3)
+
+    def test_the_stream_is_the_sum_of_its_parts(self):
+        points = ("resid_pre", "attn_out_post", "resid_mid", "mlp_out_post", "resid_post")
+        r = good(server.activations([{"layer": 9, "component": p} for p in points], max_tokens=2))
+        for entries in zip(*(r["activations"]["%s.9" % p] for p in points)):
+            for pre, attn, mid, mlp, post in zip(*(x for e in entries for x in [unpack(e)])):
+                for a, b, c, d, e in zip(pre, attn, mid, mlp, post):
+                    self.assertAlmostEqual(a + b, c, delta=1e-4 * max(1, abs(c)))
+                    self.assertAlmostEqual(c + d, e, delta=1e-4 * max(1, abs(e)))
+
     def test_rows_are_not_constants(self):
         a = good(server.activations([{"layer": 7, "component": "resid_post"}], max_tokens=1))
         rows = a["activations"]["resid_post.7"][0]["data"][0]
-        self.assertEqual(len({tuple(r) for r in rows}), len(rows) - self.repeats())
+        self.assertEqual(len({tuple(r) for r in rows}), len(rows))
         self.assertTrue(all(math.isfinite(x) for r in rows for x in r))
-
-    @staticmethod
-    def repeats():
-        return 0
 
 
 class Effects(ApiTest):

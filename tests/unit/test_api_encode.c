@@ -97,7 +97,9 @@ static void floats_are_as_short_as_possible(void **state) {
         for (size_t k = 0; k < n; k++) digits += out[k] >= '0' && out[k] <= '9';
         digits -= out[out[0] == '-'] == '0'; /* 0.5: the first is none */
         int p = 1;
-        while (p < 9 && (snprintf(other, sizeof other, "%.*g", p, (double)from_bits(u)), to_bits(strtof(other, NULL)) != u)) p++;
+        while (p < 9 &&
+               (snprintf(other, sizeof other, "%.*g", p, (double)from_bits(u)), to_bits(strtof(other, NULL)) != u))
+            p++;
         longer += digits > (size_t)p && digits > 2;
     }
     assert_int_equal(longer, 0);
@@ -109,10 +111,22 @@ static void half_precision_matches_known_values(void **state) {
         float x;
         uint16_t h;
     } known[] = {
-        {0.0f, 0x0000},      {-0.0f, 0x8000},     {1.0f, 0x3c00},          {-2.0f, 0xc000},          {65504.0f, 0x7bff},
-        {65519.0f, 0x7bff},  {65520.0f, 0x7c00},  {0.333251953125f, 0x3555}, {6.103515625e-05f, 0x0400},
-        {5.960464477539063e-08f, 0x0001}, {2.98e-08f, 0x0000}, {2.9803e-08f, 0x0001}, {1.00048828125f, 0x3c00},
-        {1.00146484375f, 0x3c02}, {INFINITY, 0x7c00}, {6.0976e-05f, 0x03ff},
+        {0.0f, 0x0000},
+        {-0.0f, 0x8000},
+        {1.0f, 0x3c00},
+        {-2.0f, 0xc000},
+        {65504.0f, 0x7bff},
+        {65519.0f, 0x7bff},
+        {65520.0f, 0x7c00},
+        {0.333251953125f, 0x3555},
+        {6.103515625e-05f, 0x0400},
+        {5.960464477539063e-08f, 0x0001},
+        {2.98e-08f, 0x0000},
+        {2.9803e-08f, 0x0001},
+        {1.00048828125f, 0x3c00},
+        {1.00146484375f, 0x3c02},
+        {INFINITY, 0x7c00},
+        {6.0976e-05f, 0x03ff},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (glia_f16_of(known[i].x) != known[i].h)
@@ -138,8 +152,13 @@ static void bfloat16_rounds_to_even(void **state) {
 
 static void base64_matches_rfc_4648(void **state) {
     (void)state;
-    static const char *const rows[][2] = {{"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},        {"foo", "Zm9v"},
-                                          {"foob", "Zm9vYg=="}, {"fooba", "Zm9vYmE="}, {"foobar", "Zm9vYmFy"}};
+    static const char *const rows[][2] = {{"", ""},
+                                          {"f", "Zg=="},
+                                          {"fo", "Zm8="},
+                                          {"foo", "Zm9v"},
+                                          {"foob", "Zm9vYg=="},
+                                          {"fooba", "Zm9vYmE="},
+                                          {"foobar", "Zm9vYmFy"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         glia_buf b = {0};
         glia_base64_add(&b, rows[i][0], strlen(rows[i][0]));
@@ -156,9 +175,9 @@ static void base64_matches_rfc_4648(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(floats_have_familiar_forms),       cmocka_unit_test(every_float_reads_back_exactly),
-        cmocka_unit_test(floats_are_as_short_as_possible),  cmocka_unit_test(half_precision_matches_known_values),
-        cmocka_unit_test(bfloat16_rounds_to_even),          cmocka_unit_test(base64_matches_rfc_4648),
+        cmocka_unit_test(floats_have_familiar_forms),      cmocka_unit_test(every_float_reads_back_exactly),
+        cmocka_unit_test(floats_are_as_short_as_possible), cmocka_unit_test(half_precision_matches_known_values),
+        cmocka_unit_test(bfloat16_rounds_to_even),         cmocka_unit_test(base64_matches_rfc_4648),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

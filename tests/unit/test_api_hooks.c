@@ -32,7 +32,8 @@ static void keys_are(const char *hooks, const char *const *keys, size_t n) {
     assert_int_equal(acts.n_keys, n);
     for (size_t i = 0; i < n; i++) assert_string_equal(acts.keys[i], keys[i]);
 }
-#define KEYS_ARE(hooks, ...) keys_are(hooks, (const char *const[]){__VA_ARGS__}, sizeof (const char *[]){__VA_ARGS__} / sizeof(char *))
+#define KEYS_ARE(hooks, ...)                                                                                           \
+    keys_are(hooks, (const char *const[]){__VA_ARGS__}, sizeof(const char *[]){__VA_ARGS__} / sizeof(char *))
 
 static void keys_follow_the_way_the_hook_was_written(void **state) {
     (void)state;
@@ -49,11 +50,13 @@ static void keys_follow_the_way_the_hook_was_written(void **state) {
 static void shared_keys_are_told_apart(void **state) {
     (void)state;
     KEYS_ARE("[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"},{\"layer\":\"transformer.h.5\",\"component\":"
-             "\"attention\"}]", "transformer.h.5_residual", "transformer.h.5_attention");
+             "\"attention\"}]",
+             "transformer.h.5_residual", "transformer.h.5_attention");
     KEYS_ARE("[{\"layer\":5,\"component\":\"mlp_out\"},{\"layer\":5,\"component\":\"mlp_out\",\"positions\":\"last\"}]",
              "model.layers.5_mlp_out", "model.layers.5_mlp_out#2");
     KEYS_ARE("[{\"layer\":5,\"component\":\"q\",\"hook_id\":\"a\"},{\"layer\":6,\"component\":\"q\",\"hook_id\":\"a\"},"
-             "{\"layer\":7,\"component\":\"q\",\"hook_id\":\"a#2\"}]", "a", "a#2", "a#2#2");
+             "{\"layer\":7,\"component\":\"q\",\"hook_id\":\"a#2\"}]",
+             "a", "a#2", "a#2#2");
 }
 
 static void a_star_gives_a_key_per_layer(void **state) {
@@ -73,7 +76,8 @@ static void a_star_gives_a_key_per_layer(void **state) {
 static void both_sides_share_one_key(void **state) {
     (void)state;
     assert_int_equal(parse("{\"activation_hooks\":[{\"layer_name\":\"model.layers.5\",\"component\":\"residual\","
-                           "\"capture_input\":true}]}"), GLIA_OK);
+                           "\"capture_input\":true}]}"),
+                     GLIA_OK);
     assert_int_equal(acts.n, 2);
     assert_int_equal(acts.n_keys, 1);
     assert_true(acts.labels[0].is_input && !acts.labels[1].is_input);
@@ -82,9 +86,11 @@ static void both_sides_share_one_key(void **state) {
 
 static void rows_and_heads_are_taken(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"z\",\"heads\":[0,3],\"positions\":[0,-1]},"
-                           "{\"layer\":1,\"component\":\"q\",\"positions\":\"last\"},"
-                           "{\"layer\":1,\"component\":\"k\",\"positions\":\"generated\",\"dtype\":\"float16\"}]}"), GLIA_OK);
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"z\",\"heads\":[0,3],\"positions\":[0,-1]},"
+              "{\"layer\":1,\"component\":\"q\",\"positions\":\"last\"},"
+              "{\"layer\":1,\"component\":\"k\",\"positions\":\"generated\",\"dtype\":\"float16\"}]}"),
+        GLIA_OK);
     assert_int_equal(acts.hooks[0].n_heads, 2);
     assert_int_equal(acts.hooks[0].heads[1], 3);
     assert_int_equal(acts.hooks[0].n_positions, 2);
@@ -93,8 +99,10 @@ static void rows_and_heads_are_taken(void **state) {
     assert_int_equal(acts.hooks[1].positions[0], -1);
     assert_int_equal(acts.hooks[2].phases, GLIA_PHASE_GENERATED);
     assert_int_equal(acts.labels[2].dtype, GLIA_F16);
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"q\"}],\"activation_format\":{\"include\":"
-                           "[\"prompt\"],\"encoding\":\"base64\",\"dtype\":\"bfloat16\",\"merge\":true}}"), GLIA_OK);
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"q\"}],\"activation_format\":{\"include\":"
+              "[\"prompt\"],\"encoding\":\"base64\",\"dtype\":\"bfloat16\",\"merge\":true}}"),
+        GLIA_OK);
     assert_int_equal(acts.hooks[0].phases, GLIA_PHASE_PROMPT);
     assert_true(acts.format.merge && acts.format.encoding == GLIA_ENC_BASE64 && acts.labels[0].dtype == GLIA_BF16);
 }
@@ -111,7 +119,8 @@ static void bad_hooks_name_their_field(void **state) {
         {"{}", GLIA_EINVAL, "activation_hooks"},
         {"[5]", GLIA_EINVAL, "activation_hooks[0]"},
         {"[{}]", GLIA_EINVAL, "activation_hooks[0].component"},
-        {"[{\"layer\":5,\"component\":\"q\"},{\"layer\":40,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[1].layer"},
+        {"[{\"layer\":5,\"component\":\"q\"},{\"layer\":40,\"component\":\"q\"}]", GLIA_EINVAL,
+         "activation_hooks[1].layer"},
         {"[{\"layer\":-31,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
         {"[{\"layer\":1e30,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
         {"[{\"layer\":1.5,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
@@ -184,8 +193,9 @@ static void long_lists_are_refused(void **state) {
 
 static void engine_hook_numbers_are_mapped_back(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\"},{\"layer\":3,\"component\":\"z\"}]}"),
-                     GLIA_OK);
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\"},{\"layer\":3,\"component\":\"z\"}]}"),
+        GLIA_OK);
     glia_err e = {GLIA_EHOOK, "activation_hooks[30].heads", "no"};
     glia_acts_fix_param(&acts, &e);
     assert_string_equal(e.param, "activation_hooks[1].heads");
@@ -196,8 +206,9 @@ static void engine_hook_numbers_are_mapped_back(void **state) {
 
 static void every_failed_allocation_is_an_error(void **state) {
     (void)state;
-    static const char body[] = "{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\",\"heads\":[1],\"positions\":[0]},"
-                               "{\"layer\":3,\"component\":\"z\"},{\"layer\":3,\"component\":\"z\"}]}";
+    static const char body[] =
+        "{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\",\"heads\":[1],\"positions\":[0]},"
+        "{\"layer\":3,\"component\":\"z\"},{\"layer\":3,\"component\":\"z\"}]}";
     for (size_t n = 1;; n++) {
         glia_fault_arm(n);
         glia_status st = parse(body);
@@ -218,9 +229,16 @@ static const float data[] = {0, 1, -2.5f, 0.1f, 100, 1e-7f};
 static const int32_t positions[] = {3, 4}, tokens[] = {17, 99};
 
 static glia_frame frame(void) {
-    return (glia_frame){.hook = 0, .point = GLIA_POINT_RESID_POST, .layer = 5, .grade = GLIA_GRADE_PROVEN,
-                        .phase = GLIA_PHASE_PROMPT, .n_rows = 2, .width = 3, .positions = positions,
-                        .token_ids = tokens, .data = data};
+    return (glia_frame){.hook = 0,
+                        .point = GLIA_POINT_RESID_POST,
+                        .layer = 5,
+                        .grade = GLIA_GRADE_PROVEN,
+                        .phase = GLIA_PHASE_PROMPT,
+                        .n_rows = 2,
+                        .width = 3,
+                        .positions = positions,
+                        .token_ids = tokens,
+                        .data = data};
 }
 
 static char *entry(const glia_frame *f) {
@@ -235,18 +253,22 @@ static char *entry(const glia_frame *f) {
 
 static void entries_carry_labels_and_nested_lists(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"}]}"), GLIA_OK);
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":\"transformer.h.5\",\"component\":\"residual\"}]}"),
+                     GLIA_OK);
     glia_frame f = frame();
-    assert_string_equal(entry(&f), "{\"hook_id\":\"transformer.h.5\",\"layer_name\":\"transformer.h.5\",\"component\":"
-                                   "\"residual\",\"point\":\"resid_post\",\"layer\":5,\"shape\":[1,2,3],\"dtype\":\"float32\","
-                                   "\"is_input\":false,\"phase\":\"prompt\",\"grade\":\"proven\",\"positions\":[3,4],"
-                                   "\"token_ids\":[17,99],\"encoding\":\"list\",\"data\":[[[0.0,1.0,-2.5],[0.1,100.0,1e-7]]]}");
+    assert_string_equal(entry(&f),
+                        "{\"hook_id\":\"transformer.h.5\",\"layer_name\":\"transformer.h.5\",\"component\":"
+                        "\"residual\",\"point\":\"resid_post\",\"layer\":5,\"shape\":[1,2,3],\"dtype\":\"float32\","
+                        "\"is_input\":false,\"phase\":\"prompt\",\"grade\":\"proven\",\"positions\":[3,4],"
+                        "\"token_ids\":[17,99],\"encoding\":\"list\",\"data\":[[[0.0,1.0,-2.5],[0.1,100.0,1e-7]]]}");
 }
 
 static void base64_holds_the_same_bytes(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"encoding\":"
-                           "\"base64\"}}"), GLIA_OK);
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"encoding\":"
+              "\"base64\"}}"),
+        GLIA_OK);
     glia_frame f = frame();
     f.n_heads = 3, f.head_dim = 1;
     const char *s = entry(&f);
@@ -258,7 +280,8 @@ static void base64_holds_the_same_bytes(void **state) {
 
 static void half_precision_lists_are_rounded(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\",\"dtype\":\"float16\"}]}"), GLIA_OK);
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\",\"dtype\":\"float16\"}]}"),
+                     GLIA_OK);
     glia_frame f = frame();
     const char *s = entry(&f);
     assert_non_null(strstr(s, "\"dtype\":\"float16\""));
@@ -274,9 +297,11 @@ static void large_entries_come_in_pieces_that_join(void **state) {
         for (int k = 0; k < 7001; k++) big[i][k] = (float)(i * 7001 + k);
     }
     for (int base64 = 0; base64 < 2; base64++) {
-        assert_int_equal(parse(base64 ? "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":"
-                                        "{\"encoding\":\"base64\"}}"
-                                      : "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}]}"), GLIA_OK);
+        assert_int_equal(parse(base64
+                                   ? "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":"
+                                     "{\"encoding\":\"base64\"}}"
+                                   : "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}]}"),
+                         GLIA_OK);
         glia_frame f = frame();
         f.n_rows = 5, f.width = 7001, f.data = big[0], f.positions = f.token_ids = where;
         glia_buf b = {0};
@@ -301,11 +326,13 @@ static void large_entries_come_in_pieces_that_join(void **state) {
 
 static void merged_rows_make_one_entry(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"merge\":true}}"),
-                     GLIA_OK);
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}],\"activation_format\":{\"merge\":true}}"),
+        GLIA_OK);
     glia_act_rows rows = {0};
     glia_frame f = frame(), g = frame();
-    g.n_rows = 1, g.phase = GLIA_PHASE_GENERATED, g.positions = positions + 1, g.token_ids = tokens + 1, g.data = data + 3;
+    g.n_rows = 1, g.phase = GLIA_PHASE_GENERATED, g.positions = positions + 1, g.token_ids = tokens + 1,
+    g.data = data + 3;
     glia_act_rows_add(&rows, &f);
     glia_act_rows_add(&rows, &g);
     glia_buf b = {0};

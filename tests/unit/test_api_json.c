@@ -25,8 +25,19 @@ static glia_status parse(const char *s, size_t n) {
 
 static void bodies_that_are_no_object_are_refused(void **state) {
     (void)state;
-    static const char *const bodies[] = {"", "[]", "null", "1", "\"x\"", "{", "{\"a\":}", "{'a':1}", "{\"a\":1,}",
-                                         "{\"a\":1} x", "{\"a\":NaN}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\x01\"}"};
+    static const char *const bodies[] = {"",
+                                         "[]",
+                                         "null",
+                                         "1",
+                                         "\"x\"",
+                                         "{",
+                                         "{\"a\":}",
+                                         "{'a':1}",
+                                         "{\"a\":1,}",
+                                         "{\"a\":1} x",
+                                         "{\"a\":NaN}",
+                                         "{\"a\":\"\\ud800\"}",
+                                         "{\"a\":\"\x01\"}"};
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         assert_int_equal(parse(bodies[i], strlen(bodies[i])), GLIA_EINVAL);
         assert_true(err.message[0]);
@@ -47,8 +58,10 @@ static void invalid_utf8_names_the_byte(void **state) {
         size_t n;
         const char *where;
     } rows[] = {
-        {"{\"a\":\"\xff\"}", 9, "at byte 6"},        {"{\"a\":\"x\xc3(\"}", 11, "at byte 7"},
-        {"{\"a\":\"\xed\xa0\x80\"}", 11, "at byte 6"}, {"{\"a\":\"\xf0\x9f\x98", 9, "at byte 6"},
+        {"{\"a\":\"\xff\"}", 9, "at byte 6"},
+        {"{\"a\":\"x\xc3(\"}", 11, "at byte 7"},
+        {"{\"a\":\"\xed\xa0\x80\"}", 11, "at byte 6"},
+        {"{\"a\":\"\xf0\x9f\x98", 9, "at byte 6"},
         {"\xc0\xaf", 2, "at byte 0"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -74,7 +87,7 @@ static void nesting_is_bounded_before_parsing(void **state) {
     for (int i = 0; i < 80; i++) deep[n_quoted++] = '[';
     memcpy(deep + n_quoted, "\\\"[\"}", 5);
     assert_int_equal(parse(deep, n_quoted + 5), GLIA_OK); /* brackets in strings do not count */
-    size_t n = 1 << 20; /* a million openings end fast, without recursion */
+    size_t n = 1 << 20;                                   /* a million openings end fast, without recursion */
     char *bomb = glia_malloc(n);
     memset(bomb, '[', n);
     assert_int_equal(parse(bomb, n), GLIA_EINVAL);
@@ -92,7 +105,8 @@ static void too_many_values_are_refused_before_parsing(void **state) {
 
 static void getters_name_path_and_kind(void **state) {
     (void)state;
-    static const char s[] = "{\"i\":1.5,\"j\":7.0,\"k\":1e300,\"b\":1,\"s\":[],\"z\":\"a\\u0000b\",\"n\":null,\"x\":\"1\"}";
+    static const char s[] =
+        "{\"i\":1.5,\"j\":7.0,\"k\":1e300,\"b\":1,\"s\":[],\"z\":\"a\\u0000b\",\"n\":null,\"x\":\"1\"}";
     yyjson_doc *doc;
     yyjson_val *root;
     assert_int_equal(glia_json_parse_object(&doc, &root, s, strlen(s), &err), GLIA_OK);
@@ -139,8 +153,9 @@ static void errors_have_one_shape(void **state) {
     (void)glia_fail_at(&err, GLIA_EINVAL, "messages[2].role", "say \"what\"");
     char *body = glia_api_error_body(&err, &n, &type);
     assert_string_equal(type, "application/json");
-    assert_string_equal(body, "{\"error\":{\"message\":\"say \\\"what\\\"\",\"type\":\"invalid_request_error\",\"param\":"
-                              "\"messages[2].role\",\"code\":\"invalid_value\"}}\n");
+    assert_string_equal(body,
+                        "{\"error\":{\"message\":\"say \\\"what\\\"\",\"type\":\"invalid_request_error\",\"param\":"
+                        "\"messages[2].role\",\"code\":\"invalid_value\"}}\n");
     assert_int_equal(n, strlen(body));
     glia_free(body);
     (void)glia_fail(&err, GLIA_EBUSY, "later");
@@ -154,7 +169,8 @@ static void a_writer_out_of_memory_says_so(void **state) {
     size_t n;
     const char *type;
     for (size_t nth = 1; nth < 4; nth++) {
-        (void)glia_fail(&err, GLIA_EINVAL, "a message that is long enough to need more than one piece of memory %0300d", 1);
+        (void)glia_fail(&err, GLIA_EINVAL, "a message that is long enough to need more than one piece of memory %0300d",
+                        1);
         glia_fault_arm(nth);
         char *body = glia_api_error_body(&err, &n, &type);
         assert_true(!glia_fault_fired() || !body);

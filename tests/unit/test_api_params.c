@@ -26,17 +26,18 @@ static glia_status parse(const char *s, glia_api_kind kind) {
 
 static void every_field_of_the_table_is_taken(void **state) {
     (void)state;
-    assert_int_equal(parse("{\"temperature\":0.5,\"top_p\":0.9,\"min_p\":0.1,\"top_k\":-1,\"typical_p\":0.8,"
-                           "\"top_n_sigma\":-1,\"xtc_probability\":0.5,\"xtc_threshold\":0.2,\"repeat_last_n\":-1,"
-                           "\"repeat_penalty\":1.1,\"frequency_penalty\":-2,\"presence_penalty\":2,\"dry_multiplier\":0.8,"
-                           "\"dry_base\":1.75,\"dry_allowed_length\":2,\"dry_penalty_last_n\":-1,\"mirostat\":2,"
-                           "\"mirostat_tau\":5,\"mirostat_eta\":0.1,\"ignore_eos\":true,\"seed\":42,\"max_tokens\":7,"
-                           "\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"5\":-100,\"6\":1.5},\"stream\":true,"
-                           "\"stream_options\":{\"include_usage\":true},\"cache_prompt\":false,\"user\":\"x\",\"n\":1,"
-                           "\"tools\":[],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},"
-                           "\"logprobs\":true,\"top_logprobs\":3}",
-                           GLIA_API_CHAT),
-                     GLIA_OK);
+    assert_int_equal(
+        parse("{\"temperature\":0.5,\"top_p\":0.9,\"min_p\":0.1,\"top_k\":-1,\"typical_p\":0.8,"
+              "\"top_n_sigma\":-1,\"xtc_probability\":0.5,\"xtc_threshold\":0.2,\"repeat_last_n\":-1,"
+              "\"repeat_penalty\":1.1,\"frequency_penalty\":-2,\"presence_penalty\":2,\"dry_multiplier\":0.8,"
+              "\"dry_base\":1.75,\"dry_allowed_length\":2,\"dry_penalty_last_n\":-1,\"mirostat\":2,"
+              "\"mirostat_tau\":5,\"mirostat_eta\":0.1,\"ignore_eos\":true,\"seed\":42,\"max_tokens\":7,"
+              "\"stop\":[\"a\",\"b\"],\"logit_bias\":{\"5\":-100,\"6\":1.5},\"stream\":true,"
+              "\"stream_options\":{\"include_usage\":true},\"cache_prompt\":false,\"user\":\"x\",\"n\":1,"
+              "\"tools\":[],\"tool_choice\":\"none\",\"response_format\":{\"type\":\"text\"},"
+              "\"logprobs\":true,\"top_logprobs\":3}",
+              GLIA_API_CHAT),
+        GLIA_OK);
     assert_true(gen.sampling.temperature == 0.5f && gen.sampling.top_k == 0 && gen.sampling.penalty_repeat == 1.1f);
     assert_true(gen.sampling.seed == 42 && gen.sampling.mirostat == 2 && gen.sampling.ignore_eos);
     assert_true(gen.sampling.n_bias == 2 && gen.bias[0].token == 5 && gen.bias[0].bias == -100);
@@ -49,7 +50,8 @@ static void absent_and_null_fields_keep_the_defaults(void **state) {
     glia_request_params p;
     glia_request_params_init(&p);
     assert_int_equal(parse("{\"temperature\":null,\"max_tokens\":null,\"stop\":null,\"tools\":null,\"seed\":null,"
-                           "\"logprobs\":null,\"n\":null,\"response_format\":null}", GLIA_API_CHAT),
+                           "\"logprobs\":null,\"n\":null,\"response_format\":null}",
+                           GLIA_API_CHAT),
                      GLIA_OK);
     assert_true(gen.sampling.temperature == p.sampling.temperature && gen.sampling.seed == p.sampling.seed);
     assert_int_equal(gen.max_tokens, -1);
@@ -160,12 +162,14 @@ static glia_status messages(const char *s) {
 
 static void messages_become_plain_text(void **state) {
     (void)state;
-    assert_int_equal(messages("{\"messages\":[{\"role\":\"developer\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\","
-                              "\"name\":\"bob\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
-                              "\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[],\"refusal\":null}]}"),
-                     GLIA_OK);
-    assert_string_equal(out.p, "[{\"role\":\"system\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\",\"name\":\"bob\","
-                               "\"content\":\"a\\nb\"},{\"role\":\"assistant\",\"content\":\"\"}]");
+    assert_int_equal(
+        messages("{\"messages\":[{\"role\":\"developer\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\","
+                 "\"name\":\"bob\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
+                 "\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[],\"refusal\":null}]}"),
+        GLIA_OK);
+    assert_string_equal(out.p,
+                        "[{\"role\":\"system\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\",\"name\":\"bob\","
+                        "\"content\":\"a\\nb\"},{\"role\":\"assistant\",\"content\":\"\"}]");
 }
 
 static void bad_messages_name_their_field(void **state) {
@@ -175,7 +179,8 @@ static void bad_messages_name_their_field(void **state) {
         {"{\"messages\":[]}", "messages"},
         {"{\"messages\":\"hi\"}", "messages"},
         {"{\"messages\":[5]}", "messages[0]"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"u\",\"content\":\"x\"}]}", "messages[1].role"},
+        {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"u\",\"content\":\"x\"}]}",
+         "messages[1].role"},
         {"{\"messages\":[{\"content\":\"x\"}]}", "messages[0].role"},
         {"{\"messages\":[{\"role\":7,\"content\":\"x\"}]}", "messages[0].role"},
         {"{\"messages\":[{\"role\":\"user\"}]}", "messages[0].content"},

@@ -16,11 +16,16 @@ typedef struct row {
     int32_t layer;
 } row;
 
-#define NAME(s) {.name = s, .output = true}
-#define AT(n, c) {.has_layer = true, .layer = n, .component = c, .output = true}
-#define TEXT(l, c) {.layer_text = l, .component = c, .output = true}
-#define MODULE(l, c) {.layer_name = l, .component = c, .output = true}
-#define MODULE_IN(l, c) {.layer_name = l, .component = c, .input = true}
+#define NAME(s)                                                                                                        \
+    { .name = s, .output = true }
+#define AT(n, c)                                                                                                       \
+    { .has_layer = true, .layer = n, .component = c, .output = true }
+#define TEXT(l, c)                                                                                                     \
+    { .layer_text = l, .component = c, .output = true }
+#define MODULE(l, c)                                                                                                   \
+    { .layer_name = l, .component = c, .output = true }
+#define MODULE_IN(l, c)                                                                                                \
+    { .layer_name = l, .component = c, .input = true }
 #define Q(id) GLIA_POINT_##id
 
 static void resolves_to(const row *rows, size_t n, const char *arch) {
@@ -30,7 +35,10 @@ static void resolves_to(const row *rows, size_t n, const char *arch) {
         glia_status st = glia_names_resolve(&rows[i].spec, N_LAYER, arch, &t, &err);
         const glia_hook_spec *s = &rows[i].spec;
         if (st) {
-            fail_msg("row %zu (%s %s %s): %s", i, s->name ? s->name : s->layer_name ? s->layer_name : "",
+            fail_msg("row %zu (%s %s %s): %s", i,
+                     s->name         ? s->name
+                     : s->layer_name ? s->layer_name
+                                     : "",
                      s->layer_text ? s->layer_text : "", s->component ? s->component : "", err.message);
         }
         assert_int_equal(t.n_points, 1);
@@ -61,11 +69,16 @@ static void canonical_names_resolve_with_a_layer(void **state) {
 static void transformer_lens_names_resolve(void **state) {
     (void)state;
     static const row rows[] = {
-        {NAME("blocks.5.hook_resid_pre"), Q(RESID_PRE), 5},   {NAME("blocks.5.hook_resid_mid"), Q(RESID_MID), 5},
-        {NAME("blocks.5.hook_resid_post"), Q(RESID_POST), 5}, {NAME("blocks.5.attn.hook_q"), Q(Q), 5},
-        {NAME("blocks.5.attn.hook_k"), Q(K), 5},              {NAME("blocks.5.attn.hook_v"), Q(VALUE), 5},
-        {NAME("blocks.5.attn.hook_z"), Q(Z), 5},              {NAME("blocks.5.hook_attn_out"), Q(ATTN_OUT), 5},
-        {NAME("blocks.5.hook_mlp_out"), Q(MLP_OUT), 5},       {NAME("blocks.5.mlp.hook_post"), Q(MLP_ACT), 5},
+        {NAME("blocks.5.hook_resid_pre"), Q(RESID_PRE), 5},
+        {NAME("blocks.5.hook_resid_mid"), Q(RESID_MID), 5},
+        {NAME("blocks.5.hook_resid_post"), Q(RESID_POST), 5},
+        {NAME("blocks.5.attn.hook_q"), Q(Q), 5},
+        {NAME("blocks.5.attn.hook_k"), Q(K), 5},
+        {NAME("blocks.5.attn.hook_v"), Q(VALUE), 5},
+        {NAME("blocks.5.attn.hook_z"), Q(Z), 5},
+        {NAME("blocks.5.hook_attn_out"), Q(ATTN_OUT), 5},
+        {NAME("blocks.5.hook_mlp_out"), Q(MLP_OUT), 5},
+        {NAME("blocks.5.mlp.hook_post"), Q(MLP_ACT), 5},
         {NAME("hook_embed"), Q(EMBEDDINGS), -1},
     };
     RESOLVES(rows);
@@ -245,11 +258,13 @@ static void contradictions_are_refused(void **state) {
     refuses((glia_hook_spec)MODULE("model.layers.5.self_attn", "mlp_act"), GLIA_EINVAL, "component", "not part of");
     refuses((glia_hook_spec)NAME("resid_post"), GLIA_EINVAL, "layer", "layer is missing");
     refuses((glia_hook_spec){.output = true}, GLIA_EINVAL, "component", "component is missing");
-    refuses((glia_hook_spec){.component = "q", .input = true, .has_layer = true}, GLIA_EINVAL, "capture_input", "one tensor");
-    refuses((glia_hook_spec){.component = "mlp", .has_layer = true}, GLIA_EINVAL, "capture_output", "nothing to capture");
+    refuses((glia_hook_spec){.component = "q", .input = true, .has_layer = true}, GLIA_EINVAL, "capture_input",
+            "one tensor");
+    refuses((glia_hook_spec){.component = "mlp", .has_layer = true}, GLIA_EINVAL, "capture_output",
+            "nothing to capture");
     refuses((glia_hook_spec)AT(0, "embeddings"), GLIA_EINVAL, "layer", "belongs to no layer");
-    refuses((glia_hook_spec){.layer_name = "model.layers.5", .has_layer = true, .layer = 6, .output = true}, GLIA_EINVAL,
-            "layer", "contradicts");
+    refuses((glia_hook_spec){.layer_name = "model.layers.5", .has_layer = true, .layer = 6, .output = true},
+            GLIA_EINVAL, "layer", "contradicts");
     refuses((glia_hook_spec){.layer_name = "model.layers.5", .name = "model.layers.5", .output = true}, GLIA_EINVAL,
             "name", "not both");
 }
@@ -259,14 +274,29 @@ static void strange_strings_do_no_harm(void **state) {
     char big[4096];
     memset(big, '1', sizeof big);
     big[sizeof big - 1] = 0;
-    static const char *const strings[] = {"",  ".", "*", "-", "model.layers.", "model.layers.5.", "blocks.*.", "resid_post.",
-                                          "resid_post.*", "%s%n", "\x01\xff", "....", "layers.5.5", "h.", "*.*", "-*"};
+    static const char *const strings[] = {"",
+                                          ".",
+                                          "*",
+                                          "-",
+                                          "model.layers.",
+                                          "model.layers.5.",
+                                          "blocks.*.",
+                                          "resid_post.",
+                                          "resid_post.*",
+                                          "%s%n",
+                                          "\x01\xff",
+                                          "....",
+                                          "layers.5.5",
+                                          "h.",
+                                          "*.*",
+                                          "-*"};
     for (size_t i = 0; i <= sizeof strings / sizeof *strings; i++) {
         const char *s = i < sizeof strings / sizeof *strings ? strings[i] : big;
         glia_hook_target t;
         glia_err err;
         (void)glia_names_resolve(&(glia_hook_spec){.name = s, .output = true}, N_LAYER, s, &t, &err);
-        (void)glia_names_resolve(&(glia_hook_spec){.layer_text = s, .component = s, .output = true}, N_LAYER, s, &t, &err);
+        (void)glia_names_resolve(&(glia_hook_spec){.layer_text = s, .component = s, .output = true}, N_LAYER, s, &t,
+                                 &err);
         (void)glia_names_resolve(&(glia_hook_spec){.layer_name = s, .component = "mlp", .input = true}, 1, s, &t, &err);
     }
 }
