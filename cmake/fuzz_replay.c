@@ -53,6 +53,6 @@ int main(int argc, char **argv) {
     if (LLVMFuzzerInitialize) LLVMFuzzerInitialize(&argc, &argv);
     LLVMFuzzerTestOneInput((const uint8_t *)"", 0);
     for (int i = 1; i < argc; i++) replay(argv[i]);
-    if (!n_replayed) printf("skip: no corpus\n");
+    printf("%d inputs and the empty one\n", n_replayed);
     return 0;
 }

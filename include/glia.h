@@ -73,12 +73,16 @@ const char *glia_llama_version(void);          /* version of the llama.cpp insid
     X(ATTN_IN, "attn_in", "attention input, after its norm")                                                           \
     X(Q, "q", "queries of all heads before RoPE, after the q norm where there is one")                                 \
     X(K, "k", "keys of all KV heads before RoPE, after the k norm where there is one")                                 \
+    X(Q_ROT, "q_rot", "queries after RoPE")                                                                            \
+    X(K_ROT, "k_rot", "keys after RoPE")                                                                               \
     X(VALUE, "value", "values of all KV heads")                                                                        \
     X(Z, "z", "attention-weighted values of all heads, before the output projection")                                  \
     X(ATTN_OUT, "attn_out", "output of the attention's output projection")                                             \
     X(ATTN_OUT_POST, "attn_out_post", "what the attention adds to the residual stream")                                \
     X(RESID_MID, "resid_mid", "residual stream between attention and MLP")                                             \
     X(MLP_IN, "mlp_in", "MLP input, after its norm")                                                                   \
+    X(MLP_PRE, "mlp_pre", "MLP hidden values before the activation function (the gate where there is one)")            \
+    X(MLP_LINEAR, "mlp_linear", "the MLP's other branch, which the activated gate is multiplied by")                   \
     X(MLP_ACT, "mlp_act", "MLP hidden activations, input of the down projection")                                      \
     X(MLP_OUT, "mlp_out", "output of the MLP's down projection")                                                       \
     X(MLP_OUT_POST, "mlp_out_post", "what the MLP adds to the residual stream")                                        \
@@ -109,7 +113,7 @@ const char *glia_grade_name(glia_grade g);
 typedef struct glia_point_info {
     glia_grade grade;
     int32_t width;      /* floats per row; 0 when absent */
-    int32_t n_heads;    /* > 0 for q, k, value, z: width = n_heads * head_dim */
+    int32_t n_heads;    /* > 0 for q, k, q_rot, k_rot, value, z: width = n_heads * head_dim */
     int32_t head_dim;
     char reason[96];    /* why absent or ambiguous, "" otherwise */
 } glia_point_info;

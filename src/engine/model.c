@@ -138,11 +138,14 @@ static glia_status check(glia_model_params *p, glia_err *err) {
         return glia_fail(err, GLIA_EINVAL, "%s is a damaged GGUF file%s%s", p->path, last_error[0] ? ": " : "", last_error);
     }
     const char *arch = meta_string(g, "general.architecture");
-    if (p->n_ctx == 0) {
-        int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
-        p->n_ctx = trained > 0 && trained < 4096 ? (int32_t)trained : 4096;
-    }
+    int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
+    if (p->n_ctx == 0) p->n_ctx = trained > 0 && trained < 4096 ? (int32_t)trained : 4096;
     glia_status st = check_file(p, g, &sb, err);
+    /* a table of learned positions has no rows beyond them; llama.cpp would abort in the middle of a request */
+    if (!st && p->n_ctx > trained && gguf_find_tensor(g, "position_embd.weight") >= 0) {
+        st = glia_fail_at(err, GLIA_EINVAL, "ctx", "%s has learned positions for %lld tokens: --ctx must not be larger",
+                          p->path, (long long)trained);
+    }
     gguf_free(g);
     return st;
 }

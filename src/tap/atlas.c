@@ -196,6 +196,7 @@ static void put(const build *B, glia_point p, int32_t layer, int32_t i, int32_t 
     *pl = (glia_place){.grade = GLIA_GRADE_STRUCTURAL, .node = i, .row_axis = (uint8_t)axis,
                        .row_kind = by_tokens ? GLIA_ROWS_TOKENS : GLIA_ROWS_OUTPUTS,
                        .width = (int32_t)(axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1])};
+    pl->node_width = pl->width;
     if (head_dim > 0 && pl->width % head_dim == 0) {
         pl->head_dim = head_dim, pl->n_heads = pl->width / head_dim;
     }
@@ -203,8 +204,10 @@ static void put(const build *B, glia_point p, int32_t layer, int32_t i, int32_t 
 
 /* ------------------------------------------------------------------ one layer */
 
-/* Queries as they enter the dot product → queries before RoPE.  Skips what only rescales or rotates for the cache. */
-static int32_t before_rope(const build *B, int32_t i) {
+/* Queries (keys, values) as they enter the attention → before RoPE; *rot: the ROPE node, NONE when there is none.
+ * Skips what only rescales or rotates for a quantized cache. */
+static int32_t before_rope(const build *B, int32_t i, int32_t *rot) {
+    *rot = NONE;
     for (;;) {
         i = strip(B, i);
         const glia_gnode *n = node_at(B, i);
@@ -223,33 +226,46 @@ static int32_t before_rope(const build *B, int32_t i) {
         }
         int32_t s = norm_source(B, i); /* some models normalise after RoPE */
         if (s != NONE && op_of(B, s) == GGML_OP_ROPE) { i = s; continue; }
-        return n->op == GGML_OP_ROPE ? strip(B, n->src[0]) : i;
+        if (n->op != GGML_OP_ROPE) return i;
+        *rot = i;
+        return strip(B, n->src[0]);
     }
 }
 
+static void put_rotated(const build *B, glia_point p, int32_t il, int32_t rot, int32_t hd) {
+    if (rot == NONE) absent(B, p, il, "this layer has no RoPE");
+    else put(B, p, il, rot, hd);
+}
+
+static void no_heads(const build *B, int32_t il, const char *why) {
+    static const glia_point points[] = {GLIA_POINT_Q, GLIA_POINT_K, GLIA_POINT_Q_ROT, GLIA_POINT_K_ROT, GLIA_POINT_VALUE};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) absent(B, points[i], il, why);
+}
+
 static void attention(const build *B, int32_t il, int32_t *hd_out) {
-    int32_t core = B->core[il], hd = 0, hd_v = 0;
+    int32_t core = B->core[il], hd = 0, hd_v = 0, rot;
     if (core < 0) {
-        const char *why = "this layer has no attention over a KV cache";
-        absent(B, GLIA_POINT_Q, il, why);
-        absent(B, GLIA_POINT_K, il, why);
-        absent(B, GLIA_POINT_VALUE, il, why);
+        no_heads(B, il, "this layer has no attention over a KV cache");
     } else {
         bool fa = op_of(B, core) == GGML_OP_FLASH_ATTN_EXT;
         int32_t q = src_of(B, core, fa ? 0 : 1);
         hd = (int32_t)node_at(B, q)->ne[0];
         if (B->store_v[il] < 0) { /* multi-head latent attention caches no V: q, k are not per-head projections */
-            absent(B, GLIA_POINT_Q, il, "latent attention: no per-head queries of the usual shape");
-            absent(B, GLIA_POINT_K, il, "latent attention: no per-head keys");
-            absent(B, GLIA_POINT_VALUE, il, "latent attention: no per-head values");
+            no_heads(B, il, "latent attention: no per-head queries, keys and values of the usual shape");
         } else {
-            put(B, GLIA_POINT_Q, il, before_rope(B, q), hd);
+            put(B, GLIA_POINT_Q, il, before_rope(B, q, &rot), hd);
+            put_rotated(B, GLIA_POINT_Q_ROT, il, rot, hd);
             int32_t sk = B->store_k[il];
-            if (sk < 0) absent(B, GLIA_POINT_K, il, "this layer reuses the keys of another");
-            else put(B, GLIA_POINT_K, il, before_rope(B, src_of(B, sk, 0)), hd);
+            if (sk < 0) {
+                absent(B, GLIA_POINT_K, il, "this layer reuses the keys of another");
+                absent(B, GLIA_POINT_K_ROT, il, "this layer reuses the keys of another");
+            } else {
+                put(B, GLIA_POINT_K, il, before_rope(B, src_of(B, sk, 0), &rot), hd);
+                put_rotated(B, GLIA_POINT_K_ROT, il, rot, hd);
+            }
             int32_t v = src_of(B, B->store_v[il], 0);
             for (;;) {
-                int32_t w = before_rope(B, v);
+                int32_t w = before_rope(B, v, &rot);
                 if (op_of(B, w) != GGML_OP_CONT) { v = w; break; }
                 v = src_of(B, w, 0);
             }
@@ -282,6 +298,43 @@ static void output_projection(const build *B, int32_t il, int32_t head_dim, int3
     put(B, GLIA_POINT_ATTN_OUT, il, *attn_out, 0);
 }
 
+/* One half of a node's rows, for branches that are computed as one product. */
+static void put_half(const build *B, glia_point p, int32_t il, int32_t i, bool second) {
+    put(B, p, il, i, 0);
+    glia_place *pl = place_of(B, p, il);
+    if (pl->grade == GLIA_GRADE_ABSENT) return;
+    if (pl->row_axis != 1 || pl->width % 2) {
+        absent(B, p, il, "its two branches cannot be told apart");
+        return;
+    }
+    pl->width /= 2, pl->column = second ? pl->width : 0;
+}
+
+/* What the activation function was applied to, and what its result was multiplied by. */
+static void branches(const build *B, int32_t il, int32_t act) {
+    const glia_gnode *n = node_at(B, act);
+    int32_t pre = NONE, linear = NONE;
+    if (n && n->op == GGML_OP_GLU && n->n_src > 1 && n->src[1] != NONE) {
+        pre = n->src[0], linear = n->src[1];
+    } else if (n && n->op == GGML_OP_GLU) { /* op parameter 1: the gate is the second half */
+        put_half(B, GLIA_POINT_MLP_PRE, il, strip(B, n->src[0]), n->param[1] != 0);
+        put_half(B, GLIA_POINT_MLP_LINEAR, il, strip(B, n->src[0]), n->param[1] == 0);
+        return;
+    } else if (n && n->op == GGML_OP_MUL) { /* unfused: activated gate times the other branch */
+        int32_t a = strip(B, n->src[0]), b = strip(B, src_of(B, act, 1));
+        if (op_of(B, a) == GGML_OP_UNARY) pre = src_of(B, a, 0), linear = b;
+        else if (op_of(B, b) == GGML_OP_UNARY) pre = src_of(B, b, 0), linear = a;
+    } else {
+        int32_t a = act;
+        if (op_of(B, a) == GGML_OP_SQR) a = strip(B, src_of(B, a, 0)); /* squared ReLU */
+        if (op_of(B, a) == GGML_OP_UNARY) pre = src_of(B, a, 0);
+    }
+    if (pre == NONE) absent(B, GLIA_POINT_MLP_PRE, il, "the activation function was not recognised");
+    else put(B, GLIA_POINT_MLP_PRE, il, strip(B, pre), 0);
+    if (linear == NONE) absent(B, GLIA_POINT_MLP_LINEAR, il, "this MLP has no second branch");
+    else put(B, GLIA_POINT_MLP_LINEAR, il, strip(B, linear), 0);
+}
+
 static void mlp(const build *B, int32_t il, int32_t *mlp_in) {
     int32_t up = W(B, il, "ffn_up.weight", "ffn_gate_up_exps.weight", "ffn_up_exps.weight", "ffn_gate_exps.weight");
     int32_t down = W(B, il, "ffn_down.weight");
@@ -291,11 +344,15 @@ static void mlp(const build *B, int32_t il, int32_t *mlp_in) {
     else put(B, GLIA_POINT_MLP_IN, il, *mlp_in, 0);
     if (moe || down == NONE) {
         const char *why = moe ? "mixture of experts: activations lie per expert" : "this layer has no MLP";
+        absent(B, GLIA_POINT_MLP_PRE, il, why);
+        absent(B, GLIA_POINT_MLP_LINEAR, il, why);
         absent(B, GLIA_POINT_MLP_ACT, il, why);
         absent(B, GLIA_POINT_MLP_OUT, il, why);
         return;
     }
-    put(B, GLIA_POINT_MLP_ACT, il, strip(B, src_of(B, down, 1)), 0);
+    int32_t act = strip(B, src_of(B, down, 1));
+    put(B, GLIA_POINT_MLP_ACT, il, act, 0);
+    branches(B, il, act);
     put(B, GLIA_POINT_MLP_OUT, il, close_projection(B, down), 0);
 }
 

@@ -18,6 +18,8 @@ typedef struct glia_place {
     glia_grade grade;
     int32_t node;     /* index in execution order, -1 when absent */
     int32_t width;    /* floats per row */
+    int32_t node_width; /* floats per row of the node itself; more than width when the place is a part of it */
+    int32_t column;   /* first of them in the node's row: > 0 for the second half of a fused branch */
     int32_t n_heads, head_dim; /* 0 unless the point has heads */
     uint8_t row_axis; /* dimension of ne[] that counts rows: 1 or 2 */
     uint8_t row_kind; /* glia_row_kind */

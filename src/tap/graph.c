@@ -96,6 +96,7 @@ glia_status glia_graph_read(glia_graph **out, struct ggml_cgraph *gf, glia_err *
         glia_gnode *d = &g->nodes[i];
         d->op = (int32_t)t->op, d->type = (int32_t)t->type, d->view_of = GLIA_GRAPH_NO_SRC;
         memcpy(d->ne, t->ne, sizeof d->ne);
+        memcpy(d->param, t->op_params, sizeof d->param);
         memcpy(d->name, t->name, sizeof d->name - 1);
         for (int k = -1; k < GGML_MAX_SRC && k < GLIA_GRAPH_MAX_SRC; k++) {
             const struct ggml_tensor *src = k < 0 ? t->view_src : t->src[k];

@@ -16,6 +16,7 @@ typedef struct glia_gnode {
     int32_t op;      /* enum ggml_op */
     int32_t type;    /* enum ggml_type */
     int64_t ne[4];   /* ne[0] is contiguous */
+    int32_t param[4]; /* first op parameters, as ggml stores them (floats bit for bit) */
     int32_t n_src;
     int32_t src[GLIA_GRAPH_MAX_SRC];
     int32_t view_of; /* root of a view, same numbering; GLIA_GRAPH_NO_SRC when it owns its memory */

@@ -76,14 +76,14 @@ static const module in_block[] = {
     {"mlp.c_proj", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
     {"mlp.dense_4h_to_h", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
     {"mlp.fc2", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
-    {"mlp.gate_proj", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.up_proj", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
+    {"mlp.gate_proj", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
+    {"mlp.up_proj", F_MLP, P(MLP_LINEAR), P(MLP_IN), PLAIN},
     {"mlp.gate_up_proj", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.c_fc", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.dense_h_to_4h", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.fc1", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.act_fn", F_MLP, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
-    {"mlp.act", F_MLP, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
+    {"mlp.c_fc", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
+    {"mlp.dense_h_to_4h", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
+    {"mlp.fc1", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
+    {"mlp.act_fn", F_MLP, NO(WHY_SOON), P(MLP_PRE), PLAIN},
+    {"mlp.act", F_MLP, NO(WHY_SOON), P(MLP_PRE), PLAIN},
     /* norms */
     {"input_layernorm", F_NORM, P(ATTN_IN), P(RESID_PRE), PRE_ATTN_NORM},
     {"ln_1", F_NORM, P(ATTN_IN), P(RESID_PRE), PLAIN},
@@ -102,13 +102,13 @@ static const module in_block[] = {
     {"attn.hook_v", F_ATTN, P(VALUE), NO(WHY_NONE), PLAIN},
     {"attn.hook_z", F_ATTN, P(Z), NO(WHY_NONE), PLAIN},
     {"mlp.hook_post", F_MLP, P(MLP_ACT), NO(WHY_NONE), PLAIN},
-    {"attn.hook_rot_q", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"attn.hook_rot_k", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
+    {"attn.hook_rot_q", F_ATTN, P(Q_ROT), NO(WHY_NONE), PLAIN},
+    {"attn.hook_rot_k", F_ATTN, P(K_ROT), NO(WHY_NONE), PLAIN},
     {"attn.hook_attn_scores", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
     {"attn.hook_pattern", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
     {"attn.hook_result", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"mlp.hook_pre", F_MLP, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"mlp.hook_pre_linear", F_MLP, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
+    {"mlp.hook_pre", F_MLP, P(MLP_PRE), NO(WHY_NONE), PLAIN},
+    {"mlp.hook_pre_linear", F_MLP, P(MLP_LINEAR), NO(WHY_NONE), PLAIN},
     {"hook_mlp_in", F_MLP, NO(WHY_TL_MLP_IN), NO(WHY_NONE), PLAIN},
     {"hook_attn_in", F_ATTN, NO(WHY_TL_ATTN_IN), NO(WHY_NONE), PLAIN},
     {"ln1.hook_normalized", F_NORM, NO(WHY_NORMALIZED), NO(WHY_NONE), PLAIN},
@@ -434,6 +434,8 @@ static family point_family(glia_point p) {
     case GLIA_POINT_RESID_MID:
     case GLIA_POINT_RESID_POST: return F_BLOCK;
     case GLIA_POINT_MLP_IN:
+    case GLIA_POINT_MLP_PRE:
+    case GLIA_POINT_MLP_LINEAR:
     case GLIA_POINT_MLP_ACT:
     case GLIA_POINT_MLP_OUT:
     case GLIA_POINT_MLP_OUT_POST: return F_MLP;

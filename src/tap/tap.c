@@ -170,6 +170,7 @@ static void prove(glia_tap *t, const struct ggml_tensor *node) {
 
 static void copy_row(const glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, const char *src,
                      float *dst) {
+    src += (size_t)pl->column * sizeof(float);
     if (!w->heads) {
         if (pl->row_axis == 1 || x->nb[1] == (size_t)x->ne[0] * sizeof(float)) {
             memcpy(dst, src, (size_t)pl->width * sizeof *dst);
@@ -197,7 +198,7 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         int64_t n_rows = outputs ? t->n_outputs : t->n_rows;
         int64_t width = pl->row_axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1];
         if ((t->proven & need) != need || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
-            x->ne[pl->row_axis] != n_rows || width != pl->width || (pl->row_axis == 2 && x->ne[3] != 1)) {
+            x->ne[pl->row_axis] != n_rows || width != pl->node_width || (pl->row_axis == 2 && x->ne[3] != 1)) {
             refuse(t, &t->unproven, "a node's rows or width are not the planned ones");
             return;
         }

@@ -162,6 +162,20 @@ static void bad_parameters_are_named(void **s) {
     }
 }
 
+static void context_beyond_learned_positions_is_refused(void **s) {
+    (void)s;
+    glia_model *m;
+    glia_model_params mp;
+    glia_err err;
+    glia_model_params_init(&mp);
+    mp.path = tiny_model("gpt2"), mp.n_ctx = 512; /* 256 rows in its position table */
+    assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_EINVAL);
+    assert_string_equal(err.param, "ctx");
+    mp.n_ctx = 256, mp.n_parallel = 1;
+    assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);
+    glia_model_close(m);
+}
+
 static void info_and_points_tell_the_truth(void **s) {
     (void)s;
     glia_model *m = open_model(tiny_model("qwen3"), 1, 64, 32);
@@ -194,6 +208,7 @@ int main(void) {
         cmocka_unit_test(truncation_at_any_length_is_refused), cmocka_unit_test(corrupt_headers_never_crash),
         cmocka_unit_test(model_larger_than_memory_is_refused_before_loading),
         cmocka_unit_test(loading_can_be_cancelled), cmocka_unit_test(bad_parameters_are_named),
+        cmocka_unit_test(context_beyond_learned_positions_is_refused),
         cmocka_unit_test(info_and_points_tell_the_truth),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

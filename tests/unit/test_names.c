@@ -237,10 +237,9 @@ static void what_is_not_there_yet_is_told(void **state) {
     refuses((glia_hook_spec)MODULE("model.layers.5.self_attn", "attention_scores"), GLIA_EHOOK, "component",
             "not available yet");
     refuses((glia_hook_spec)AT(5, "expert"), GLIA_EHOOK, "component", "not available yet");
-    refuses((glia_hook_spec)NAME("blocks.5.attn.hook_rot_q"), GLIA_EHOOK, "name", "not available yet");
+    refuses((glia_hook_spec)NAME("blocks.5.attn.hook_result"), GLIA_EHOOK, "name", "not available yet");
     refuses((glia_hook_spec)NAME("blocks.5.attn.hook_pattern"), GLIA_EHOOK, "name", "not available yet");
-    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.gate_proj", NULL), GLIA_EHOOK, "layer_name",
-            "not available yet");
+    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.act_fn", NULL), GLIA_EHOOK, "layer_name", "not available yet");
 }
 
 static void names_of_other_tensors_are_refused(void **state) {
