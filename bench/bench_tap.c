@@ -12,9 +12,12 @@
 #include <string.h>
 #include <time.h>
 
-enum mode { MODE_NONE, MODE_ONE, MODE_RESID, MODE_ALL, N_MODES };
-static const char *const mode_name[N_MODES] = {"none", "resid_post of one layer", "resid_post of all layers",
-                                               "all points of all layers"};
+/* resid_pre is the stream entering a block: the embeddings and what every block but the last leaves.  The last block's
+ * resid_post is apart: llama.cpp trims that block to output rows, so wanting all of them buys every token's logits. */
+enum mode { MODE_NONE, MODE_ONE, MODE_RESID, MODE_RESID_POST, MODE_ALL, N_MODES };
+static const char *const mode_name[N_MODES] = {"none", "resid_post of one layer", "resid_pre of all layers",
+                                               "resid_post of all layers", "all points of all layers"};
+static const glia_point mode_point[N_MODES] = {0, GLIA_POINT_RESID_POST, GLIA_POINT_RESID_PRE, GLIA_POINT_RESID_POST};
 enum work { WORK_PREFILL, WORK_DECODE, N_WORKS };
 static const char *const work_name[N_WORKS] = {"prefill", "decode"};
 
@@ -55,7 +58,7 @@ static void hooks_make(bench *b, enum mode mode) {
         if (mode == MODE_ONE && layer != b->info.n_layer / 2) continue;
         for (int p = 0; p < GLIA_N_POINTS; p++) {
             glia_point_info pi;
-            if (!glia_point_has_layer((glia_point)p) || (mode != MODE_ALL && p != GLIA_POINT_RESID_POST)) continue;
+            if (!glia_point_has_layer((glia_point)p) || (mode != MODE_ALL && p != (int)mode_point[mode])) continue;
             if (!glia_model_point(b->model, (glia_point)p, layer, &pi) || pi.grade < GLIA_GRADE_STRUCTURAL) continue;
             h[n].point = (glia_point)p;
             h[n].layer = layer;

@@ -1,0 +1,28 @@
+/* tap/proof.h — numeric proof of the atlas: the identities of a transformer block, checked on one dry run.
+ *
+ * Needs no weights: every identity relates captured rows to each other, so a place that holds another tensor breaks it.
+ * An identity that holds raises its places from structural to proven; one that is broken makes them ambiguous, and then
+ * they are refused.  Pure; knows no llama.h.
+ *
+ *   resid_mid  = resid_pre + attn_out_post          resid_post = resid_mid + mlp_out_post
+ *   resid_post = resid_pre + attn_out + mlp_out     (parallel blocks)
+ *   resid_pre of the next layer = resid_post        (layers meet)
+ *   attn_in, mlp_in, final_norm: an affine function, channel by channel and the same for all tokens, of the normalised
+ *                                stream (RMS or centred)
+ *   attn_out_post, mlp_out_post = attn_out, mlp_out, or a scale, or such a norm of them
+ *   value → z: the first token attends only to itself, so its z is its own value, head by head
+ *   q_rot, k_rot: the same norm per head as q, k, and equal to them at position 0
+ *   q_rot, k_rot, value → z: for the second token, one weight per head between the first two values explains every
+ *                            channel of z
+ *   mlp_pre, mlp_linear → mlp_act: mlp_act / mlp_linear is one function of mlp_pre for all channels and tokens
+ * Sources: docs/HOOKS.md. */
+#ifndef GLIA_TAP_PROOF_H
+#define GLIA_TAP_PROOF_H
+#include "tap/atlas.h"
+
+enum { GLIA_PROOF_TOKENS = 8 };
+
+/* rows[p * n_layer + layer]: [GLIA_PROOF_TOKENS, width] of that place at positions 0, 1, …; NULL when absent.
+ * logits: [GLIA_PROOF_TOKENS, n_vocab] as llama.cpp hands them out. */
+void glia_proof_check(glia_atlas *at, const float *const *rows, const float *logits);
+#endif
