@@ -19,7 +19,7 @@ configure = @if [ ! -f $(1)/CMakeCache.txt ] || [ -n "$(CMAKE_FLAGS)" ]; then \
 	    $(if $(filter-out .deps,$(DEPS)),-DGLIA_DEPS_DIR=$(abspath $(DEPS))) $(2) $(CMAKE_FLAGS) >$(1).log 2>&1 || { cat $(1).log; rm -f $(1).log; exit 1; }; rm -f $(1).log; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help all deps build demo run test check check-asan unit asan tsan fuzz bench install tidy format clean distclean
+.PHONY: help all deps build demo run test archs check check-asan unit asan tsan fuzz bench install tidy format clean distclean
 
 help:
 	@echo "Glia: local language models with open activations"
@@ -32,6 +32,7 @@ help:
 	@echo "  make asan      unit and API tests under AddressSanitizer + UBSan (build-asan/)"
 	@echo "  make tsan      unit tests under ThreadSanitizer (build-tsan/)"
 	@echo "  make fuzz      run every fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS) (build-fuzz/, installs clang)"
+	@echo "  make archs     classify and prove every architecture llama.cpp can generate; writes docs/ARCHS.md"
 	@echo "  make bench     Glia against llama-server, capture against no capture; writes bench/RESULTS.md"
 	@echo "  make install   to PREFIX=$(PREFIX) (DESTDIR is honoured)"
 	@echo "  make deps      install and fetch what is missing into $(DEPS)/; the others call it"
@@ -61,6 +62,11 @@ test: deps
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory build-asan
 	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz"
+
+archs: build
+	@rm -rf $(BUILD)/archs && mkdir -p $(BUILD)/archs && $(BUILD)/llama_archs -o $(BUILD)/archs >/dev/null 2>&1
+	@python3 tools/archs.py --glia $(BUILD)/glia --models $(BUILD)/archs --out docs/ARCHS.md
+	@rm -rf $(BUILD)/archs
 
 check: build
 	@tools/run_tests.sh $(BUILD):"":"$(TESTS)"

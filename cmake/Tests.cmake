@@ -103,6 +103,16 @@ if(TARGET glia)
     endforeach()
 endif()
 
+# -- llama.cpp's generator of tiny models of every architecture: its own test program, built from the fetched source
+if(TARGET glia AND NOT GLIA_SANITIZE AND NOT GLIA_FUZZ AND EXISTS "${GLIA_LLAMA_SRC}/tests/test-llama-archs.cpp")
+    add_executable(llama_archs "${GLIA_LLAMA_SRC}/tests/test-llama-archs.cpp")
+    target_include_directories(llama_archs SYSTEM PRIVATE ${llama_cxx})
+    target_compile_options(llama_archs PRIVATE -w)
+    target_link_libraries(llama_archs PRIVATE glia_llama)
+    set_tests_properties(e2e.archs PROPERTIES
+        ENVIRONMENT "${test_env};GLIA_LLAMA_ARCHS=$<TARGET_FILE:llama_archs>" TIMEOUT 900)
+endif()
+
 # -- fuzzers: tests/fuzz/fuzz_*.c (libFuzzer targets), corpus in tests/fuzz/corpus/<name>/.  With GLIA_FUZZ they are
 #    built for `make fuzz`; always they replay their corpus as a test.
 if(CMOCKA_FOUND AND TARGET libglia)

@@ -14,6 +14,7 @@
 #include "engine/model.h"
 #include "engine/sampler.h"
 #include "engine/text.h"
+#include "tap/proof.h"
 #include <string.h>
 #include <time.h>
 
@@ -97,6 +98,45 @@ done:
     return st;
 }
 
+/* One pass over a few tokens with every point captured: raises grades from structural to proven, or refuses.  What
+ * cannot be run or held in memory stays structural. */
+static void prove_atlas(glia_worker *w) {
+    enum { N = GLIA_PROOF_TOKENS };
+    glia_atlas *at = w->m->atlas;
+    size_t n_places = (size_t)GLIA_N_POINTS * (size_t)at->n_layer, n_wants = 0, n_floats = 0;
+    const float **rows = (const float **)glia_calloc(n_places, sizeof *rows);
+    glia_tap_want *wants = glia_calloc(n_places, sizeof *wants);
+    for (size_t i = 0; i < n_places; i++) n_floats += (size_t)at->place[i].width * N;
+    float *data = glia_malloc(n_floats * sizeof *data), *dst = data;
+    if (!rows || !wants || !data) goto done;
+    for (int32_t i = 0; i < N; i++) {
+        w->rows[i] = (glia_tap_row){.token = glia_proof_token(i, w->m->info.n_vocab), .pos = i, .output = true};
+        w->batch.token[i] = w->rows[i].token, w->batch.pos[i] = i, w->batch.logits[i] = true;
+        w->batch.n_seq_id[i] = 1, w->batch.seq_id[i][0] = 0;
+    }
+    w->batch.n_tokens = N;
+    for (size_t i = 0; i < n_places; i++) {
+        const glia_place *pl = &at->place[i];
+        if (pl->grade != GLIA_GRADE_STRUCTURAL) continue;
+        wants[n_wants++] = (glia_tap_want){.point = (glia_point)(i / (size_t)at->n_layer), .layer = (int32_t)(i % (size_t)at->n_layer),
+                                           .n_rows = N, .out_width = pl->width, .dst = dst};
+        rows[i] = dst;
+        dst += (size_t)pl->width * N;
+    }
+    char why[160];
+    glia_tap_arm(w->tap, w->rows, N, wants, (int32_t)n_wants);
+    int32_t rc = llama_decode(w->ctx, w->batch);
+    glia_tap_result tapped = glia_tap_disarm(w->tap, why);
+    if (rc || tapped != GLIA_TAP_OK) glia_log(GLIA_LOG_WARN, "points stay unproven: %s", rc ? "the dry run failed" : why);
+    else glia_proof_check(at, rows, llama_get_logits(w->ctx));
+    llama_memory_clear(w->mem, true);
+done:
+    w->batch.n_tokens = 0;
+    glia_free((void *)rows);
+    glia_free(wants);
+    glia_free(data);
+}
+
 static struct llama_context_params context_params(const glia_model *m, glia_worker *w) {
     const glia_model_params *p = &m->params;
     struct llama_context_params c = llama_context_default_params();
@@ -160,6 +200,7 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
     m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
     glia_tap_set_base(w->tap, m->atlas);
+    if (!m->info.hooks_refused) prove_atlas(w);
     st = GLIA_OK;
     *out = w, w = NULL;
 done:

@@ -6,21 +6,25 @@
  *
  *   resid_mid  = resid_pre + attn_out_post          resid_post = resid_mid + mlp_out_post
  *   resid_post = resid_pre + attn_out + mlp_out     (parallel blocks)
- *   resid_pre of the next layer = resid_post        (layers meet)
+ *   (the term resid_pre is the one that equals the resid_post before, or whose norm is attn_in)
  *   attn_in, mlp_in, final_norm: an affine function, channel by channel and the same for all tokens, of the normalised
  *                                stream (RMS or centred)
  *   attn_out_post, mlp_out_post = attn_out, mlp_out, or a scale, or such a norm of them
  *   value → z: the first token attends only to itself, so its z is its own value, head by head
- *   q_rot, k_rot: the same norm per head as q, k, and equal to them at position 0
- *   q_rot, k_rot, value → z: for the second token, one weight per head between the first two values explains every
- *                            channel of z
+ *   q, k: the same norm per head as the proven q_rot, k_rot, and equal to them at position 0
+ *   value → z: for the second token, one weight per head between the first two values explains every channel of z
+ *   q_rot, k_rot (without RoPE: q, k) → z: that weight is the sigmoid of one scale times q₁·(k₁ - k₀), for all heads
+ *   embeddings: equal rows for equal tokens; lm_head: llama.cpp's own logits, bit for bit
  *   mlp_pre, mlp_linear → mlp_act: mlp_act / mlp_linear is one function of mlp_pre for all channels and tokens
  * Sources: docs/HOOKS.md. */
 #ifndef GLIA_TAP_PROOF_H
 #define GLIA_TAP_PROOF_H
 #include "tap/atlas.h"
 
-enum { GLIA_PROOF_TOKENS = 8 };
+enum { GLIA_PROOF_TOKENS = 6 };
+
+/* The i-th token of the dry run: spread over the vocabulary, the last equal to the first. */
+int32_t glia_proof_token(int i, int32_t n_vocab);
 
 /* rows[p * n_layer + layer]: [GLIA_PROOF_TOKENS, width] of that place at positions 0, 1, …; NULL when absent.
  * logits: [GLIA_PROOF_TOKENS, n_vocab] as llama.cpp hands them out. */

@@ -189,7 +189,7 @@ static void info_and_points_tell_the_truth(void **s) {
     assert_null(i.hooks_refused);
     assert_true(i.has_chat_template);
     assert_true(glia_model_point(m, GLIA_POINT_Q, 2, &p));
-    assert_int_equal(p.grade, GLIA_GRADE_STRUCTURAL);
+    assert_int_equal(p.grade, GLIA_GRADE_PROVEN);
     assert_int_equal(p.width, 4 * 32);
     assert_int_equal(p.n_heads, 4);
     assert_true(glia_model_point(m, GLIA_POINT_K, 0, &p));
