@@ -247,6 +247,8 @@ typedef struct glia_request_params {
     size_t n_hooks;
     bool no_cache;         /* recompute the whole prompt */
     bool want_progress;    /* send GLIA_EVENT_PROGRESS during the prompt */
+    bool whole_reply;      /* the caller waits for the end: on_event is called then and when the queue is half full, not
+                              for every event (each call may take a core from the model for a moment) */
 } glia_request_params;
 
 void glia_request_params_init(glia_request_params *p); /* defaults: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05 */
@@ -328,7 +330,7 @@ typedef struct glia_event {
 glia_event *glia_request_next(glia_request *r, int timeout_ms);
 void glia_event_free(glia_event *ev);
 
-/* Call fn(ud) from the engine thread whenever an event was queued.  fn must not block nor call back into this request
+/* Call fn(ud) from the engine thread whenever an event was queued (but see whole_reply).  fn must not block nor call back into this request
  * except through other threads.  fn = NULL removes it; on return no call is under way. */
 void glia_request_on_event(glia_request *r, void (*fn)(void *ud), void *ud);
 

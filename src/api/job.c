@@ -198,6 +198,7 @@ static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
     p.stop = (const char *const *)j->gen.stop, p.n_stop = j->gen.n_stop;
     p.hooks = j->acts.hooks, p.n_hooks = j->acts.n;
     p.no_cache = j->gen.no_cache;
+    p.whole_reply = j->wire == GLIA_WIRE_WHOLE;
     glia_status st = check_reply_size(j, &p, err);
     if (!st) st = glia_request_submit(&j->rq, j->model, &p, err);
     if (st) {

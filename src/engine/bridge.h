@@ -33,9 +33,11 @@ struct llama_model *glia_bridge_load(const char *path, const struct llama_model_
 struct llama_context *glia_bridge_context(struct llama_model *m, const struct llama_context_params *p,
                                           const char **why);
 
-/* Build, but do not run, the graph of a pass over n_tokens tokens of which n_outputs are outputs.  Valid until the
+/* Build, but do not run, the graph of a pass over n_tokens tokens of n_seqs sequences, n_outputs of them outputs.
+ * llama.cpp builds it over every stream of the cache: n_seqs must be their number and divide n_tokens.  Valid until the
  * next call on this context.  NULL: llama.cpp could not.  Engine thread. */
-struct ggml_cgraph *glia_bridge_graph(struct llama_context *ctx, uint32_t n_tokens, uint32_t n_outputs);
+struct ggml_cgraph *glia_bridge_graph(struct llama_context *ctx, uint32_t n_tokens, uint32_t n_seqs,
+                                      uint32_t n_outputs);
 
 #ifdef __cplusplus
 }

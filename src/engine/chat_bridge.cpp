@@ -118,7 +118,8 @@ extern "C" llama_context * glia_bridge_context(llama_model * m, const llama_cont
     return guard([&] { return llama_init_from_model(m, *p); }, why);
 }
 
-extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_outputs) {
+extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs,
+                                           uint32_t n_outputs) {
     const char * why;
-    return guard([&] { return llama_graph_reserve(ctx, n_tokens, 1, n_outputs); }, &why);
+    return guard([&] { return llama_graph_reserve(ctx, n_tokens, n_seqs, n_outputs); }, &why);
 }

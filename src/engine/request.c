@@ -248,7 +248,7 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     atomic_init(&r->refs, 1);
     r->inbox = glia_inbox_ref(inbox);
     r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
-    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->first_wanted = r->n_prompt;
+    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply, r->first_wanted = r->n_prompt;
     r->sampling = p->sampling, r->sampling.bias = NULL;
     r->prompt = glia_memdup(p->prompt, p->n_prompt * sizeof *p->prompt);
     if (p->sampling.n_bias) {
@@ -396,8 +396,10 @@ static void push(glia_request *r, glia_node *n, bool last) {
     else r->head = n;
     r->tail = n;
     r->n_bytes += n->n_bytes;
+    bool call = last || !r->whole_reply || r->n_bytes >= r->limit / 2;
     pthread_cond_signal(&r->ready);
     pthread_mutex_unlock(&r->lock);
+    if (!call) return;
     pthread_mutex_lock(&r->call_lock);
     if (r->on_event) r->on_event(r->ud);
     pthread_mutex_unlock(&r->call_lock);

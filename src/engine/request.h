@@ -58,7 +58,7 @@ struct glia_request {
     size_t n_stop;
     glia_rhook *hooks;
     size_t n_hooks;
-    bool no_cache, want_progress;
+    bool no_cache, want_progress, whole_reply;
     int32_t first_wanted;   /* first prompt position some hook wants; n_prompt when none */
     double submitted_ms;
 

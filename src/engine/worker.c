@@ -5,8 +5,8 @@
  *   slot:  IDLE ──admit──► PREFILL ──last prompt chunk──► DECODE ──stop, length──► IDLE
  *            ▲                └───────── cancel, error ──────┴──────────────────────┘
  *
- * Each turn: admit requests, drop cancelled ones, put every decoding slot's next token and then prompt chunks into one
- * batch, run it once, hand out rows and draw tokens.  A slot whose client is slow stays out of the batch.
+ * Each turn: admit requests, drop cancelled ones, run every decoding slot's next token and then one chunk of prompt,
+ * hand out rows and draw tokens after each pass.  A slot whose client is slow stays out.
  * What holds between turns: slot.tokens[0 .. n_past) is exactly what lies in the KV cache for its sequence. */
 #include "base/err.h"
 #include "base/log.h"
@@ -52,7 +52,7 @@ struct glia_worker {
     glia_tap *tap;
     slot *slots;
     int32_t n_slots, n_batch, n_outputs_max;
-    bool one_at_a_time; /* recurrent state: rows are only proven with one sequence in a pass */
+    bool one_at_a_time; /* recurrent state: a pass with hooks holds one sequence */
     bool cuts_prefix;   /* a cached sequence may be cut and continued anywhere, not only at its end */
 
     struct llama_batch batch;
@@ -82,19 +82,21 @@ static bool on_abort(void *ud) {
 }
 
 /* Two sizes of one topology, so that row axes show; small, since nothing is run. */
-static glia_status make_atlas(struct llama_context *ctx, uint32_t n_tok, uint32_t n_out, int32_t n_layer,
-                              glia_atlas **out, glia_err *err) {
-    glia_graph *a = NULL, *b = NULL;
+static glia_status make_atlas(struct llama_context *ctx, int32_t n_slots, int32_t n_layer, glia_atlas **out,
+                              glia_err *err) {
+    static const uint32_t n_out[2] = {3, 5};
+    const uint32_t n_tok[2] = {n_slots > 16 ? 2 : 7, n_slots > 16 ? 3 : 11}; /* per slot; not more than a real batch */
+    glia_graph *g[2] = {NULL, NULL};
+    glia_status st = GLIA_OK;
     *out = NULL;
-    struct ggml_cgraph *gf = glia_bridge_graph(ctx, n_tok, n_out);
-    glia_status st = gf ? glia_graph_read(&a, gf, err) : glia_fail(err, GLIA_EINTERNAL, "llama.cpp could not build the model's graph");
-    if (st) goto done;
-    gf = glia_bridge_graph(ctx, n_tok + 4, n_out + 2);
-    st = gf ? glia_graph_read(&b, gf, err) : glia_fail(err, GLIA_EINTERNAL, "llama.cpp could not build the model's graph");
-    if (!st) st = glia_atlas_build(out, a, b, n_layer, err);
-done:
-    glia_graph_free(a);
-    glia_graph_free(b);
+    for (int i = 0; i < 2 && !st; i++) {
+        struct ggml_cgraph *gf = glia_bridge_graph(ctx, n_tok[i] * (uint32_t)n_slots, (uint32_t)n_slots, n_out[i]);
+        st = gf ? glia_graph_read(&g[i], gf, err)
+                : glia_fail(err, GLIA_EINTERNAL, "llama.cpp could not build the model's graph");
+    }
+    if (!st) st = glia_atlas_build(out, g[0], g[1], n_layer, err);
+    glia_graph_free(g[0]);
+    glia_graph_free(g[1]);
     return st;
 }
 
@@ -151,7 +153,7 @@ static struct llama_context_params context_params(const glia_model *m, glia_work
     c.type_k = c.type_v = p->kv_type == GLIA_KV_F32    ? GGML_TYPE_F32
                           : p->kv_type == GLIA_KV_Q8_0 ? GGML_TYPE_Q8_0
                                                        : GGML_TYPE_F16;
-    c.kv_unified = true; /* one stream: rows stay in batch order; also llama-server's default for several slots */
+    c.kv_unified = false; /* a stream per slot: attention reads only the cells of the slots in the pass */
     c.no_perf = true;
     c.cb_eval = glia_tap_on_node, c.cb_eval_user_data = w->tap;
     c.abort_callback = on_abort, c.abort_callback_data = w;
@@ -195,7 +197,7 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
     /* llama.cpp hands cells that fell out of a sliding window to other sequences: a cut sequence may have holes */
     w->cuts_prefix = !w->one_at_a_time && llama_model_n_swa(m->lm) == 0;
-    st = make_atlas(w->ctx, 13, 5, m->info.n_layer, &m->atlas, &hook_err);
+    st = make_atlas(w->ctx, w->n_slots, m->info.n_layer, &m->atlas, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
     if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
     m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
@@ -324,15 +326,24 @@ static void admit(glia_worker *w, slot *s, glia_request *r) {
     for (int32_t i = 0; i < r->n_prompt; i++) glia_sampler_accept(s->sampler, r->prompt[i]);
 }
 
-/* The idle slot that saves this request the most work; the longest unused one when none does. */
+/* Slots are worth more beside busy ones: neighbours share a pass. */
+static int busy_neighbours(const glia_worker *w, int32_t i) {
+    return (i > 0 && w->slots[i - 1].state != SLOT_IDLE) + (i + 1 < w->n_slots && w->slots[i + 1].state != SLOT_IDLE);
+}
+
+/* The idle slot that saves this request the most work; else one beside busy ones; else the longest unused one. */
 static slot *best_slot(glia_worker *w, const glia_request *r) {
     slot *best = NULL;
     int32_t best_n = -1;
+    int best_near = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
         if (s->state != SLOT_IDLE) continue;
         int32_t n = usable_prefix(w, s, r);
-        if (n > best_n || (n == best_n && s->last_used < best->last_used)) best = s, best_n = n;
+        int near = busy_neighbours(w, i);
+        if (n > best_n || (n == best_n && (near > best_near || (near == best_near && s->last_used < best->last_used)))) {
+            best = s, best_n = n, best_near = near;
+        }
     }
     return best;
 }
@@ -380,7 +391,7 @@ static void add_row(glia_worker *w, const slot *s, int32_t token, int32_t pos, b
     w->batch.token[i] = token, w->batch.pos[i] = pos;
     w->batch.n_seq_id[i] = 1, w->batch.seq_id[i][0] = s->id;
     w->batch.logits[i] = output;
-    w->rows[i] = (glia_tap_row){.token = token, .pos = pos, .output = output};
+    w->rows[i] = (glia_tap_row){.token = token, .pos = pos, .seq = s->id, .output = output};
 }
 
 /* Must this token be an output because a hook wants its row behind the last layer's trimming? */
@@ -408,24 +419,16 @@ static void add_prefill(glia_worker *w, slot *s, int32_t most) {
     }
 }
 
-static void fill_batch(glia_worker *w) {
-    bool hooks = false;
+/* One batch: n tokens of each of the slots first..last.  With a cache stream per slot llama.cpp runs neighbouring
+ * sequences with equally many tokens as one graph, rows in this order; any other batch it would split. */
+static void fill_batch(glia_worker *w, int32_t first, int32_t last, int32_t n) {
     w->batch.n_tokens = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
         s->n_rows = 0, s->draw_row = -1;
-        if (s->req && s->req->n_hooks) hooks = true;
-    }
-    bool alone = hooks && w->one_at_a_time;
-    for (int pass = 0; pass < 2; pass++) { /* first every decoding slot, then prompts with what room is left */
-        for (int32_t k = 0; k < w->n_slots; k++) {
-            slot *s = &w->slots[(k + w->turn) % w->n_slots];
-            if (s->state != (pass ? SLOT_PREFILL : SLOT_DECODE) || w->batch.n_tokens >= w->n_batch) continue;
-            if (alone && w->batch.n_tokens) return;
-            if (glia_request_is_full(s->req)) continue;
-            if (pass) add_prefill(w, s, w->n_batch - w->batch.n_tokens);
-            else add_decode(w, s);
-        }
+        if (i < first || i > last) continue;
+        if (s->state == SLOT_DECODE) add_decode(w, s);
+        else add_prefill(w, s, n);
     }
 }
 
@@ -598,16 +601,16 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
         /* a graph that was not seen at load: take the rows back, map this graph, run once more */
         for (int32_t i = 0; i < w->batch.n_tokens; i++) n_out += w->batch.logits[i];
         undo(w);
-        if (make_atlas(w->ctx, (uint32_t)w->batch.n_tokens, (uint32_t)(n_out ? n_out : 1), w->m->info.n_layer, &at, NULL)) break;
+        if (make_atlas(w->ctx, w->n_slots, w->m->info.n_layer, &at, NULL)) break;
         glia_tap_take_atlas(w->tap, w->batch.n_tokens > 1, n_out > 0, at);
     }
     return rc;
 }
 
-static void turn(glia_worker *w) {
+/* Run the batch and hand out what came of it. */
+static void pass(glia_worker *w) {
     char why[160] = "";
     glia_tap_result tapped;
-    w->turn = (w->turn + 1) % w->n_slots;
     w->n_wants = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
@@ -646,14 +649,65 @@ static bool drop_cancelled(glia_worker *w) {
     return any;
 }
 
+static bool is_ready(glia_worker *w, int32_t i, slot_state state) {
+    const slot *s = &w->slots[i];
+    return i < w->n_slots && s->state == state && !glia_request_is_cancelled(s->req) && !glia_request_is_full(s->req);
+}
+
+/* The next token of every decoding slot, in as few passes as neighbours allow.  A prompt that lies between two of them
+ * gives one token too, so that they stay one pass. */
+static bool decode_passes(glia_worker *w, bool alone) {
+    bool any = false;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        if (!is_ready(w, i, SLOT_DECODE)) continue;
+        int32_t last = i;
+        for (int32_t k = i + 1; !alone && k < w->n_slots && k - i < w->n_batch; k++) {
+            if (is_ready(w, k, SLOT_DECODE)) last = k;
+            else if (!is_ready(w, k, SLOT_PREFILL)) break;
+        }
+        fill_batch(w, i, last, 1);
+        pass(w);
+        any = true;
+        i = last;
+    }
+    return any;
+}
+
+/* One chunk of prompt: of one slot, or equally much of neighbours that all have a prompt to read. */
+static bool prefill_pass(glia_worker *w, bool alone) {
+    int32_t first = 0, n = 0;
+    while (n < w->n_slots && !is_ready(w, first = (w->turn + n) % w->n_slots, SLOT_PREFILL)) n++;
+    if (n == w->n_slots) return false;
+    int32_t last = first, least = w->slots[first].req->n_prompt - w->slots[first].n_past;
+    while (!alone && last + 1 < w->n_slots && is_ready(w, last + 1, SLOT_PREFILL)) {
+        int32_t left = w->slots[last + 1].req->n_prompt - w->slots[last + 1].n_past, k = last + 2 - first;
+        int32_t each = left < least ? left : least;
+        /* no neighbour that would make the pass smaller */
+        if (k * (each < w->n_batch / k ? each : w->n_batch / k) <= (last + 1 - first) * (least < w->n_batch ? least : w->n_batch)) break;
+        least = each, last++;
+    }
+    int32_t k = last + 1 - first, most = w->n_batch / k;
+    fill_batch(w, first, last, least < most ? least : most);
+    w->turn = (last + 1) % w->n_slots;
+    pass(w);
+    return true;
+}
+
+static bool turn(glia_worker *w) {
+    bool hooks = false;
+    for (int32_t i = 0; i < w->n_slots; i++) hooks |= w->slots[i].req && w->slots[i].req->n_hooks;
+    bool alone = hooks && w->one_at_a_time;
+    bool any = decode_passes(w, alone);
+    return prefill_pass(w, alone) || any;
+}
+
 void glia_worker_run(glia_worker *w) {
     bool idle = true;
     while (take_requests(w, idle)) {
         bool freed = drop_cancelled(w);
-        fill_batch(w);
-        if (w->batch.n_tokens) turn(w);
+        bool worked = turn(w);
         /* nothing to do, or every client is slow: sleep until something stirs, unless a slot just became free */
-        idle = !w->batch.n_tokens && !freed;
+        idle = !worked && !freed;
     }
     glia_err e;
     glia_fail(&e, GLIA_ECANCELLED, "the model was closed");

@@ -286,12 +286,15 @@ static void output_projection(const build *B, int32_t il, int32_t head_dim, int3
         absent(B, GLIA_POINT_ATTN_OUT, il, "this layer has no output projection");
         return;
     }
-    int32_t z = strip(B, src_of(B, op, 1));
-    if (op_of(B, z) == GGML_OP_MUL) { /* gated attention: z is before the gate */
-        int32_t a = strip(B, src_of(B, z, 0)), b = strip(B, src_of(B, z, 1));
-        if (op_of(B, b) == GGML_OP_UNARY) z = a;
-        else if (op_of(B, a) == GGML_OP_UNARY) z = b;
+    int32_t z = src_of(B, op, 1), gated = strip(B, z);
+    if (op_of(B, gated) == GGML_OP_MUL) { /* gated attention: z is before the gate */
+        int32_t a = src_of(B, gated, 0), b = src_of(B, gated, 1);
+        if (op_of(B, strip(B, b)) == GGML_OP_UNARY) z = a;
+        else if (op_of(B, strip(B, a)) == GGML_OP_UNARY) z = b;
     }
+    /* flash attention splits its rows by stream; the reshaping behind it has them in one axis */
+    const glia_gnode *n = node_at(B, z);
+    if (!n || n->op != GGML_OP_RESHAPE || n->ne[2] * n->ne[3] != 1) z = strip(B, z);
     if (B->core[il] >= 0) put(B, GLIA_POINT_Z, il, z, head_dim);
     else absent(B, GLIA_POINT_Z, il, "this layer has no attention heads");
     *attn_out = close_projection(B, op);
@@ -395,7 +398,7 @@ static void residual(const build *B, int32_t il, const trunk *t, int32_t mlp_in)
 static void find_canaries(build *B) {
     const glia_graph *g = B->g;
     glia_atlas *at = B->at;
-    at->token_node = at->pos_node = at->out_node = -1;
+    at->token_node = at->pos_node = at->out_node = at->cell_node = -1;
     for (int32_t i = 0; i < g->n_nodes; i++) {
         const glia_gnode *n = &g->nodes[i];
         if (n->op == GGML_OP_GET_ROWS && at->token_node < 0 && is_leaf_named(B, n->src[0], "token_embd.weight") &&
@@ -407,6 +410,8 @@ static void find_canaries(build *B) {
             at->pos_node = i;
         }
         if (at->out_node < 0 && trims(B, i)) at->out_node = i;
+        const glia_gleaf *l = n->op == GGML_OP_SET_ROWS ? leaf_at(B, n->view_of) : NULL;
+        if (at->cell_node < 0 && l && !strcmp(l->part, "cache_k")) at->cell_node = i;
     }
     if (at->token_node < 0) at->refused = "the token ids cannot be read from this model's graph";
     else if (at->pos_node < 0) at->refused = "the positions cannot be read from this model's graph";

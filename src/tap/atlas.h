@@ -38,6 +38,7 @@ typedef struct glia_atlas {
     glia_place *place;    /* [GLIA_N_POINTS][n_layer], points without a layer at [p][0] */
     int32_t token_node;   /* GET_ROWS of the token embeddings: its src[1] holds the token ids of the run */
     int32_t pos_node;     /* first ROPE or GET_ROWS of learned positions: src[1] holds the positions; -1: none */
+    int32_t cell_node;    /* first SET_ROWS into a K cache: src[1] holds the cells, and so the sequences; -1: no cache */
     int32_t out_node;     /* first GET_ROWS by out_ids: src[1] holds the output rows; -1: none */
     const char *refused;  /* why no row can be proven at all, NULL when they can (static text) */
 } glia_atlas;

@@ -34,7 +34,7 @@ struct glia_tap {
     size_t n_scratch;
 };
 
-enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4 };
+enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4, PROVEN_SEQUENCES = 8 };
 
 glia_tap *glia_tap_new(void) { return glia_calloc(1, sizeof(glia_tap)); }
 
@@ -99,6 +99,7 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     memset(t->ask, 0, (size_t)t->at->n_nodes);
     for (int32_t i = 0, o = 0; i < n_rows; i++) t->out_row[i] = rows[i].output ? o++ : -1;
     t->ask[t->at->token_node] |= 2, t->ask[t->at->pos_node] |= 2;
+    if (t->at->cell_node >= 0) t->ask[t->at->cell_node] |= 2;
     for (int32_t w = n_wants - 1; w >= 0; w--) {
         const glia_place *pl = glia_atlas_place(t->at, wants[w].point, wants[w].layer);
         wants[w].n_copied = 0;
@@ -138,9 +139,28 @@ static int32_t next_output(const glia_tap *t, int32_t row) {
     return row;
 }
 
+/* The cell that each row's key goes to says its sequence: streams of the cache lie one after another. */
+static void prove_sequences(glia_tap *t, const struct ggml_tensor *node) {
+    const struct ggml_tensor *x = node->src[1], *cache = node->view_src;
+    if (!x || !cache || x->type != GGML_TYPE_I64 || x->ne[0] != t->n_rows || cache->ne[1] <= 0) {
+        refuse(t, &t->unproven, "one forward pass ran as several graphs");
+        return;
+    }
+    const int64_t *cell = (const int64_t *)(const void *)bytes_of(t, x, 0, (size_t)t->n_rows * sizeof *cell);
+    if (!cell) return;
+    bool same = true;
+    for (int32_t i = 0; i < t->n_rows; i++) same &= cell[i] / cache->ne[1] == t->rows[i].seq;
+    if (same) t->proven |= PROVEN_SEQUENCES;
+    else refuse(t, &t->unproven, "the graph's rows belong to other sequences than planned");
+}
+
 /* Compare the run's own token ids, positions or output rows with the plan. */
 static void prove(glia_tap *t, const struct ggml_tensor *node) {
     const struct ggml_tensor *x = node->src[1];
+    if (t->node == t->at->cell_node) {
+        prove_sequences(t, node);
+        return;
+    }
     unsigned what = t->node == t->at->token_node ? PROVEN_TOKENS
                     : t->node == t->at->pos_node ? PROVEN_POSITIONS
                                                  : PROVEN_OUTPUTS;
@@ -263,7 +283,10 @@ glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
     if (!t->nomem && !t->strange && !t->unproven) {
         if (t->n_runs != 1) refuse(t, &t->strange, "the graph ended early");
-        else if ((t->proven & 3u) != 3u) refuse(t, &t->unproven, "token ids or positions were not read back");
+        unsigned need = PROVEN_TOKENS | PROVEN_POSITIONS | (t->at->cell_node >= 0 ? (unsigned)PROVEN_SEQUENCES : 0u);
+        if (!t->strange && (t->proven & need) != need) {
+            refuse(t, &t->unproven, "token ids, positions or sequences were not read back");
+        }
         for (int32_t i = 0; i < t->n_wants && !t->unproven; i++) {
             const glia_tap_want *w = &t->wants[i];
             int32_t n = w->n_rows;

@@ -8,8 +8,8 @@
  *     ▲                                          │ mismatch: `strange` is set, nothing more is copied in this pass
  *     └───────────────── disarm ◄────────────────┘
  *
- * Invariants: disarm answers OK only when the token ids, positions and output rows of this very run were read back and
- * equal the planned batch; the callback always returns true in its fetch phase (returning false would let the decode answer
+ * Invariants: disarm answers OK only when the token ids, positions, cache streams and output rows of this very run were
+ * read back and equal the planned batch; the callback always returns true in its fetch phase (returning false would let the decode answer
  * success with garbage); with nothing armed the callback is one test. */
 #ifndef GLIA_TAP_TAP_H
 #define GLIA_TAP_TAP_H
@@ -22,6 +22,7 @@ typedef struct glia_tap glia_tap;
 /* One row of the planned batch, in batch order.  Rows of one sequence must be neighbours. */
 typedef struct glia_tap_row {
     int32_t token, pos;
+    int32_t seq; /* sequence = stream of the KV cache */
     bool output;
 } glia_tap_row;
 
