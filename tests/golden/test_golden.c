@@ -2,7 +2,8 @@
  *
  * Reads tests/golden/MANIFEST.json and <family>.safetensors (format: tools/reference/README.md) and runs the tiny
  * models that tools/tiny/mktiny.py made.  Exact settings: float32 KV cache, flash attention off; then a second run with
- * f16 cache and flash attention at the tolerance that those cost. */
+ * f16 cache and flash attention at the tolerance that those cost.
+ * GLIA_TEST_GPU_LAYERS and GLIA_TEST_TOLERANCE (added to every tolerance) run the same on another backend. */
 #include "glia.h"
 #include "yyjson.h"
 #include <math.h>
@@ -131,6 +132,8 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
     glia_model *m;
     glia_model_params_init(&mp);
     snprintf(path, sizeof path, "%s/%s.gguf", env("GLIA_TINY_DIR"), family);
+    if (getenv("GLIA_TEST_GPU_LAYERS")) mp.n_gpu_layers = atoi(getenv("GLIA_TEST_GPU_LAYERS"));
+    if (getenv("GLIA_TEST_TOLERANCE")) extra += atof(getenv("GLIA_TEST_TOLERANCE"));
     mp.path = path, mp.flash = flash, mp.kv_type = kv, mp.n_parallel = 2, mp.n_threads = 2, mp.n_ctx = 128, mp.n_batch = n_batch;
     if (glia_model_open(&m, &mp, &err)) fail_msg("%s", err.message);
     glia_model_info info;

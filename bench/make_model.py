@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Write a random llama-shaped F16 GGUF of real size, for timing only: bench/make_model.py OUT [--layers 32 --embd 4096 ...]
+
+Metadata and tokenizer are those of the tiny test models (tools/tiny/mktiny.py).  Weights are one block of random halves,
+repeated at different offsets: the values do not matter for times, only that they are ordinary numbers.
+"""
+import argparse
+import os
+import random
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tools", "tiny"))
+import mktiny  # noqa: E402
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    ap.add_argument("out")
+    for name, value in (("layers", 32), ("embd", 4096), ("heads", 32), ("kv", 8), ("ff", 14336), ("ctx", 8192)):
+        ap.add_argument("--" + name, type=int, default=value)
+    a = ap.parse_args()
+    hd = a.embd // a.heads
+    mktiny.N_LAYER, mktiny.N_CTX, mktiny.N_EMBD, mktiny.N_HEAD = a.layers, a.ctx, a.embd, a.heads
+    mktiny.FAMILIES["llama"].update(head_dim=hd, n_kv=a.kv, n_ff=a.ff)
+    kv = [(k, t, 1 if k == "general.file_type" else v) for k, t, v in mktiny.metadata("llama")]
+    vocab = mktiny.N_VOCAB
+    shapes = [("token_embd.weight", (a.embd, vocab)), ("output.weight", (a.embd, vocab)), ("output_norm.weight", (a.embd,))]
+    for i in range(a.layers):
+        shapes += [("blk.%d.%s.weight" % (i, n), s) for n, s in (
+            ("attn_norm", (a.embd,)), ("attn_q", (a.embd, a.embd)), ("attn_k", (a.embd, a.kv * hd)),
+            ("attn_v", (a.embd, a.kv * hd)), ("attn_output", (a.embd, a.embd)), ("ffn_norm", (a.embd,)),
+            ("ffn_gate", (a.embd, a.ff)), ("ffn_up", (a.embd, a.ff)), ("ffn_down", (a.ff, a.embd)))]
+    rng = random.Random(1)
+    block = struct.pack("<%de" % 65536, *(rng.uniform(-0.03, 0.03) for _ in range(65536))) * 16
+    head = [b"GGUF", struct.pack("<IQQ", 3, len(shapes), len(kv))]
+    for key, vtype, value in kv:
+        head += [mktiny.pack_string(key), struct.pack("<I", vtype[0] if isinstance(vtype, tuple) else vtype),
+                 mktiny.pack_value(vtype, value)]
+    offset = 0
+    for name, ne in shapes:
+        norm = len(ne) == 1
+        n = ne[0] if norm else ne[0] * ne[1]
+        head += [mktiny.pack_string(name), struct.pack("<I%dQ" % len(ne), len(ne), *ne), struct.pack("<IQ", 0 if norm else 1, offset)]
+        offset += (n * (4 if norm else 2) + 31) // 32 * 32
+    head = b"".join(head)
+    with open(a.out, "wb") as out:
+        out.write(head + bytes(-len(head) % 32))
+        for name, ne in shapes:
+            norm = len(ne) == 1
+            left = (ne[0] * 4 if norm else ne[0] * ne[1] * 2)
+            pad = -left % 32
+            if norm:
+                out.write(struct.pack("<f", 1.0) * ne[0])
+                left = 0
+            start = rng.randrange(0, 65536) * 2
+            while left > 0:
+                n = min(left, len(block) - start)
+                out.write(block[start:start + n])
+                left, start = left - n, 0
+            out.write(bytes(pad))
+
+
+if __name__ == "__main__":
+    main()
