@@ -31,6 +31,18 @@ void glia_graph_bare_name(char out[64], const char *name) {
     (void)snprintf(out, 64, "%.*s", n, wrapped ? a + 1 : name);
 }
 
+/* Between backends the scheduler gives a consumer a copy of its source, named BACKEND#source#k and looking like an input.
+ * The node it is a copy of: the last one before `end` with that name and shape; -1: it is a copy of a real leaf. */
+static int32_t copied_node(const glia_graph *g, int32_t end, const struct ggml_tensor *copy) {
+    char bare[64];
+    glia_graph_bare_name(bare, copy->name);
+    if (!strcmp(bare, copy->name)) return -1;
+    for (int32_t i = end - 1; i >= 0; i--) {
+        if (!strcmp(g->nodes[i].name, bare) && !memcmp(g->nodes[i].ne, copy->ne, sizeof copy->ne)) return i;
+    }
+    return -1;
+}
+
 static void read_leaf(glia_gleaf *l, const struct ggml_tensor *t) {
     int n = 0, layer = -1;
     memcpy(l->ne, t->ne, sizeof l->ne);
@@ -103,7 +115,10 @@ glia_status glia_graph_read(glia_graph **out, struct ggml_cgraph *gf, glia_err *
             int32_t ref = GLIA_GRAPH_NO_SRC;
             if (src) {
                 size_t s = slot_of(&m, src);
-                if (!m.key[s]) {
+                int32_t original = m.key[s] ? -1 : copied_node(g, i, src);
+                if (original >= 0) {
+                    m.key[s] = src, m.val[s] = original;
+                } else if (!m.key[s]) {
                     if ((size_t)(g->n_leafs + n) * 2 > cap) {
                         st = glia_fail(err, GLIA_EINTERNAL, "graph has more inputs than expected");
                         goto done;

@@ -116,10 +116,14 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
 
 /* ------------------------------------------------------------------ reading memory */
 
+static bool is_host(const struct ggml_tensor *x) {
+    ggml_backend_buffer_t buf = x->view_src ? x->view_src->buffer : x->buffer;
+    return !buf || ggml_backend_buffer_is_host(buf);
+}
+
 /* Bytes [off, off + n) of a tensor: a pointer into host memory, or a copy in scratch. */
 static const char *bytes_of(glia_tap *t, const struct ggml_tensor *x, size_t off, size_t n) {
-    ggml_backend_buffer_t buf = x->view_src ? x->view_src->buffer : x->buffer;
-    if (!buf || ggml_backend_buffer_is_host(buf)) return (const char *)x->data + off;
+    if (is_host(x)) return (const char *)x->data + off;
     if (t->n_scratch < n) {
         glia_free(t->scratch);
         t->scratch = glia_malloc(n);
@@ -207,6 +211,21 @@ static void copy_row(const glia_tap_want *w, const glia_place *pl, const struct 
     }
 }
 
+/* Rows that lie together on a device go straight to their place, without a copy in between.  False: they do not. */
+static bool get_rows(glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, size_t x0, size_t x1,
+                     int32_t first, int32_t last) {
+    size_t row = (size_t)pl->width * sizeof(float), n = x1 - x0 + 1;
+    if (is_host(x) || w->heads || pl->column || pl->width != pl->node_width || x->nb[pl->row_axis] != row) return false;
+    if (pl->row_axis == 2 && x->nb[1] != (size_t)x->ne[0] * sizeof(float)) return false;
+    if (n != (size_t)(last - first + 1)) return false;
+    for (int32_t r = first; w->mask && r <= last; r++) {
+        if (!w->mask[r - w->row0]) return false;
+    }
+    ggml_backend_tensor_get(x, w->dst + (size_t)w->n_copied * (size_t)w->out_width, x0 * row, n * row);
+    w->n_copied += (int32_t)n;
+    return true;
+}
+
 static void capture(glia_tap *t, const struct ggml_tensor *x) {
     for (int32_t i = t->head[t->node]; i >= 0; i = t->wants[i].next) {
         glia_tap_want *w = &t->wants[i];
@@ -236,6 +255,7 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         size_t span = (x1 - x0) * stride +
                       (pl->row_axis == 1 ? (size_t)x->ne[0] * sizeof(float)
                                          : (size_t)(x->ne[1] - 1) * x->nb[1] + (size_t)x->ne[0] * sizeof(float));
+        if (get_rows(w, pl, x, x0, x1, first, last)) continue;
         const char *base = bytes_of(t, x, x0 * stride, span);
         if (!base) return;
         for (int32_t row = first; row <= last; row++) {

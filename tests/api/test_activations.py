@@ -289,7 +289,7 @@ class HooksPage(ApiTest):
         self.assertEqual(status, 200)
         self.assertEqual((r["model"], r["n_layer"]), (server.model, 30))
         points = {p["point"]: p for p in r["points"]}
-        self.assertEqual(len(points), 17)
+        self.assertEqual(len(points), 21)
         self.assertEqual(len(points["resid_post"]["layers"]), 30)
         self.assertEqual(len(points["lm_head"]["layers"]), 1)
         q = points["q"]["layers"][4]

@@ -178,7 +178,7 @@ class Inspect(ApiTest):
         self.assertEqual(len(row.group(1).replace(" ", "")), 30)
         r = json.loads(run("inspect", harness.MODEL, "--json")[1])
         self.assertEqual(r["model"]["n_layer"], 30)
-        self.assertEqual(len(r["hooks"]["points"]), 17)
+        self.assertEqual(len(r["hooks"]["points"]), 21)
 
 
 class Demo(ApiTest):
