@@ -22,9 +22,7 @@ static int fault_here(void) {
 
 void *glia_malloc(size_t n) { return fault_here() ? NULL : malloc(n ? n : 1); }
 
-void *glia_calloc(size_t n, size_t size) {
-    return fault_here() ? NULL : calloc(n ? n : 1, size ? size : 1);
-}
+void *glia_calloc(size_t n, size_t size) { return fault_here() ? NULL : calloc(n ? n : 1, size ? size : 1); }
 
 void *glia_realloc(void *p, size_t n) { return fault_here() ? NULL : realloc(p, n ? n : 1); }
 

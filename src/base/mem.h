@@ -7,9 +7,9 @@
 void *glia_malloc(size_t n);
 void *glia_calloc(size_t n, size_t size);
 void *glia_realloc(void *p, size_t n);
-char *glia_strdup(const char *s);              /* NULL in, NULL out */
-char *glia_strndup(const char *s, size_t n);   /* copies exactly n bytes and adds NUL */
-void *glia_memdup(const void *p, size_t n);    /* n = 0 or p = NULL: NULL */
+char *glia_strdup(const char *s);            /* NULL in, NULL out */
+char *glia_strndup(const char *s, size_t n); /* copies exactly n bytes and adds NUL */
+void *glia_memdup(const void *p, size_t n);  /* n = 0 or p = NULL: NULL */
 /* glia_free is public (glia.h) */
 
 /* Fault injection: the n-th allocation from now on (1-based) of this thread fails once.  0 disarms.  For tests. */

@@ -84,7 +84,8 @@ static uint64_t cache_bytes(const struct gguf_context *g, const glia_model_param
     const char *arch = meta_string(g, "general.architecture");
     if (!arch) return 0;
     int64_t layers = meta_int(g, arch, "block_count", 0), embd = meta_int(g, arch, "embedding_length", 0);
-    int64_t heads = meta_int(g, arch, "attention.head_count", 1), kv = meta_int(g, arch, "attention.head_count_kv", heads);
+    int64_t heads = meta_int(g, arch, "attention.head_count", 1),
+            kv = meta_int(g, arch, "attention.head_count_kv", heads);
     if (layers <= 0 || embd <= 0 || heads <= 0 || kv <= 0 || layers > 100000 || embd > 1000000) return 0;
     int64_t k = meta_int(g, arch, "attention.key_length", embd / heads);
     int64_t v = meta_int(g, arch, "attention.value_length", embd / heads);
@@ -98,12 +99,14 @@ static glia_status check_file(const glia_model_params *p, const struct gguf_cont
     uint64_t end = 0, data = gguf_get_data_offset(g);
     for (int64_t i = 0; i < gguf_get_n_tensors(g); i++) {
         uint64_t off = gguf_get_tensor_offset(g, i), size = gguf_get_tensor_size(g, i);
-        if (off > UINT64_MAX - data - size) return glia_fail(err, GLIA_EINVAL, "%s is corrupt: a tensor lies outside the file", p->path);
+        if (off > UINT64_MAX - data - size)
+            return glia_fail(err, GLIA_EINVAL, "%s is corrupt: a tensor lies outside the file", p->path);
         if (data + off + size > end) end = data + off + size;
     }
     if (end > (uint64_t)sb->st_size) {
-        return glia_fail(err, GLIA_EINVAL, "%s is truncated: its tensors need %llu bytes, the file has %llu; fetch it again",
-                         p->path, (unsigned long long)end, (unsigned long long)sb->st_size);
+        return glia_fail(err, GLIA_EINVAL,
+                         "%s is truncated: its tensors need %llu bytes, the file has %llu; fetch it again", p->path,
+                         (unsigned long long)end, (unsigned long long)sb->st_size);
     }
     if (!meta_string(g, "general.architecture")) {
         return glia_fail(err, GLIA_EINVAL, "%s names no architecture: it is no language model", p->path);
@@ -124,18 +127,22 @@ static glia_status check(glia_model_params *p, glia_err *err) {
     struct stat sb;
     char magic[4] = {0};
     int fd = open(p->path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return glia_fail(err, errno == ENOENT ? GLIA_ENOTFOUND : GLIA_EINVAL, "cannot open %s: %s", p->path, strerror(errno));
+    if (fd < 0)
+        return glia_fail(err, errno == ENOENT ? GLIA_ENOTFOUND : GLIA_EINVAL, "cannot open %s: %s", p->path,
+                         strerror(errno));
     bool regular = !fstat(fd, &sb) && S_ISREG(sb.st_mode);
     ssize_t n = regular ? read(fd, magic, sizeof magic) : 0;
     (void)close(fd);
     if (!regular) return glia_fail(err, GLIA_EINVAL, "%s is not a file", p->path);
     if (n != 4 || memcmp(magic, "GGUF", 4) != 0) {
-        return glia_fail(err, GLIA_EINVAL, "%s is not a GGUF file: convert the model with llama.cpp's converter", p->path);
+        return glia_fail(err, GLIA_EINVAL, "%s is not a GGUF file: convert the model with llama.cpp's converter",
+                         p->path);
     }
     last_error[0] = 0;
     struct gguf_context *g = gguf_init_from_file(p->path, (struct gguf_init_params){.no_alloc = true, .ctx = NULL});
     if (!g) {
-        return glia_fail(err, GLIA_EINVAL, "%s is a damaged GGUF file%s%s", p->path, last_error[0] ? ": " : "", last_error);
+        return glia_fail(err, GLIA_EINVAL, "%s is a damaged GGUF file%s%s", p->path, last_error[0] ? ": " : "",
+                         last_error);
     }
     const char *arch = meta_string(g, "general.architecture");
     int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
@@ -168,7 +175,9 @@ static glia_status load(glia_model *m, glia_err *err) {
     m->lm = glia_bridge_load(m->path, &mp, &why);
     if (!m->lm) {
         return glia_fail(err, GLIA_EINVAL, "llama.cpp cannot load %s: %s", m->path,
-                         why[0] ? why : last_error[0] ? last_error : "cancelled");
+                         why[0]          ? why
+                         : last_error[0] ? last_error
+                                         : "cancelled");
     }
     if (!llama_model_has_decoder(m->lm) || llama_model_has_encoder(m->lm)) {
         return glia_fail(err, GLIA_EINVAL, "%s is not a decoder-only language model: not supported yet", m->path);
@@ -179,13 +188,22 @@ static glia_status load(glia_model *m, glia_err *err) {
         return glia_fail(err, GLIA_ENOMEM, "out of memory loading %s", m->path);
     }
     m->vocab = llama_model_get_vocab(m->lm);
-    m->info = (glia_model_info){
-        .id = m->id, .path = m->path, .arch = m->arch, .description = m->description,
-        .n_layer = llama_model_n_layer(m->lm), .n_embd = llama_model_n_embd(m->lm), .n_head = llama_model_n_head(m->lm),
-        .n_head_kv = llama_model_n_head_kv(m->lm), .n_vocab = llama_vocab_n_tokens(m->vocab),
-        .n_ctx = p->n_ctx, .n_ctx_train = llama_model_n_ctx_train(m->lm), .n_parallel = p->n_parallel,
-        .n_batch = p->n_batch, .n_params = llama_model_n_params(m->lm), .n_bytes = llama_model_size(m->lm),
-        .created = (int64_t)time(NULL)};
+    m->info = (glia_model_info){.id = m->id,
+                                .path = m->path,
+                                .arch = m->arch,
+                                .description = m->description,
+                                .n_layer = llama_model_n_layer(m->lm),
+                                .n_embd = llama_model_n_embd(m->lm),
+                                .n_head = llama_model_n_head(m->lm),
+                                .n_head_kv = llama_model_n_head_kv(m->lm),
+                                .n_vocab = llama_vocab_n_tokens(m->vocab),
+                                .n_ctx = p->n_ctx,
+                                .n_ctx_train = llama_model_n_ctx_train(m->lm),
+                                .n_parallel = p->n_parallel,
+                                .n_batch = p->n_batch,
+                                .n_params = llama_model_n_params(m->lm),
+                                .n_bytes = llama_model_size(m->lm),
+                                .created = (int64_t)time(NULL)};
     if (m->info.n_vocab <= 0) return glia_fail(err, GLIA_EINVAL, "%s has no vocabulary", m->path);
     glia_status st = glia_bridge_templates_new(&m->templates, m->lm, &m->info.has_chat_template, err);
     if (st == GLIA_ENOMEM) return st;
@@ -232,8 +250,10 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
     const struct {
         const char *name;
         int64_t v, lo, hi;
-    } rows[] = {{"parallel", p->n_parallel, 1, 256},   {"batch", p->n_batch, 32, 16384},
-                {"threads", p->n_threads, 1, 1024},    {"ctx", p->n_ctx, 0, 16 << 20},
+    } rows[] = {{"parallel", p->n_parallel, 1, 256},
+                {"batch", p->n_batch, 32, 16384},
+                {"threads", p->n_threads, 1, 1024},
+                {"ctx", p->n_ctx, 0, 16 << 20},
                 {"gpu-layers", p->n_gpu_layers, -1, 100000}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (rows[i].v < rows[i].lo || rows[i].v > rows[i].hi) {
@@ -267,11 +287,17 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *params, g
     m->path = glia_strdup(params->path);
     m->id = params->id && params->id[0] ? glia_strdup(params->id) : id_of_path(params->path);
     m->inbox = glia_inbox_new(m->params.queue_limit);
-    if (!m->path || !m->id || !m->inbox) { st = glia_fail(err, GLIA_ENOMEM, "out of memory"); goto done; }
+    if (!m->path || !m->id || !m->inbox) {
+        st = glia_fail(err, GLIA_ENOMEM, "out of memory");
+        goto done;
+    }
     m->params.path = m->path, m->params.id = m->id;
     if ((st = check(&m->params, err))) goto done;
     int rc = pthread_create(&m->thread, NULL, engine_main, m);
-    if (rc) { st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc)); goto done; }
+    if (rc) {
+        st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc));
+        goto done;
+    }
     m->thread_started = true;
     pthread_mutex_lock(&m->lock);
     while (m->state == GLIA_MODEL_LOADING) pthread_cond_wait(&m->changed, &m->lock);
@@ -334,9 +360,14 @@ static bool outputs_only(const glia_model *m, glia_point p, int32_t layer) {
 }
 
 void glia_model_limits(const glia_model *m, glia_request_limits *out) {
-    *out = (glia_request_limits){.n_ctx = m->info.n_ctx, .n_vocab = m->info.n_vocab, .n_layer = m->info.n_layer,
-                                 .event_bytes = m->params.event_bytes, .capture_bytes = m->params.capture_bytes,
-                                 .hooks_refused = m->info.hooks_refused, .model = m, .outputs_only = outputs_only};
+    *out = (glia_request_limits){.n_ctx = m->info.n_ctx,
+                                 .n_vocab = m->info.n_vocab,
+                                 .n_layer = m->info.n_layer,
+                                 .event_bytes = m->params.event_bytes,
+                                 .capture_bytes = m->params.capture_bytes,
+                                 .hooks_refused = m->info.hooks_refused,
+                                 .model = m,
+                                 .outputs_only = outputs_only};
 }
 
 glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_text, bool add_special,
@@ -393,7 +424,8 @@ glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_jso
                                    size_t *n_out, bool *add_special, glia_err *err) {
     *out = NULL, *n_out = 0;
     if (!m->templates) {
-        return glia_fail_at(err, GLIA_EINVAL, "messages", "this model's chat template cannot be read: use /v1/completions");
+        return glia_fail_at(err, GLIA_EINVAL, "messages",
+                            "this model's chat template cannot be read: use /v1/completions");
     }
     *add_special = true; /* the renderer strips a BOS that the vocabulary would add again */
     return glia_bridge_render(m->templates, messages_json, n_json, out, n_out, err);
@@ -402,12 +434,23 @@ glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_jso
 /* ------------------------------------------------------------------ requests */
 
 void glia_request_params_init(glia_request_params *p) {
-    *p = (glia_request_params){
-        .max_tokens = -1,
-        .sampling = {.seed = GLIA_SEED_RANDOM, .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-                     .typical_p = 1, .top_n_sigma = -1, .xtc_threshold = 0.1f, .penalty_last_n = 64,
-                     .penalty_repeat = 1, .dry_base = 1.75f, .dry_allowed_length = 2, .dry_penalty_last_n = -1,
-                     .mirostat_tau = 5, .mirostat_eta = 0.1f, .n_logprobs = -1}};
+    *p = (glia_request_params){.max_tokens = -1,
+                               .sampling = {.seed = GLIA_SEED_RANDOM,
+                                            .temperature = 0.8f,
+                                            .top_k = 40,
+                                            .top_p = 0.95f,
+                                            .min_p = 0.05f,
+                                            .typical_p = 1,
+                                            .top_n_sigma = -1,
+                                            .xtc_threshold = 0.1f,
+                                            .penalty_last_n = 64,
+                                            .penalty_repeat = 1,
+                                            .dry_base = 1.75f,
+                                            .dry_allowed_length = 2,
+                                            .dry_penalty_last_n = -1,
+                                            .mirostat_tau = 5,
+                                            .mirostat_eta = 0.1f,
+                                            .n_logprobs = -1}};
 }
 
 glia_status glia_request_capture_bytes(const glia_model *m, const glia_request_params *p, uint64_t *out,

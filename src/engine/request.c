@@ -94,7 +94,8 @@ static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const ch
     out->all = in->positions == NULL;
     if (out->all) return GLIA_OK;
     if (in->n_positions > (size_t)n_ctx) {
-        return glia_fail_at(err, GLIA_EINVAL, where, "%zu positions are more than the context's %d", in->n_positions, n_ctx);
+        return glia_fail_at(err, GLIA_EINVAL, where, "%zu positions are more than the context's %d", in->n_positions,
+                            n_ctx);
     }
     out->positions = glia_malloc((in->n_positions + 1) * sizeof *out->positions);
     if (!out->positions) return glia_fail(err, GLIA_ENOMEM, "out of memory for a hook's positions");
@@ -102,8 +103,8 @@ static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const ch
         int64_t p = in->positions[i];
         if (p < -(int64_t)n_prompt || p >= n_ctx) {
             return glia_fail_at(err, GLIA_EINVAL, where,
-                                "position %lld does not exist: the prompt has %d tokens, the context %d",
-                                (long long)p, n_prompt, n_ctx);
+                                "position %lld does not exist: the prompt has %d tokens, the context %d", (long long)p,
+                                n_prompt, n_ctx);
         }
         out->positions[i] = (int32_t)(p < 0 ? p + n_prompt : p);
     }
@@ -248,7 +249,8 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     atomic_init(&r->refs, 1);
     r->inbox = glia_inbox_ref(inbox);
     r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
-    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply, r->first_wanted = r->n_prompt;
+    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply,
+    r->first_wanted = r->n_prompt;
     r->sampling = p->sampling, r->sampling.bias = NULL;
     r->prompt = glia_memdup(p->prompt, p->n_prompt * sizeof *p->prompt);
     if (p->sampling.n_bias) {
@@ -261,7 +263,10 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     if ((st = copy_stop(r, p, err))) goto done;
     if (p->n_hooks) {
         r->hooks = glia_calloc(p->n_hooks, sizeof *r->hooks);
-        if (!r->hooks) { st = glia_fail(err, GLIA_ENOMEM, "out of memory for %zu hooks", p->n_hooks); goto done; }
+        if (!r->hooks) {
+            st = glia_fail(err, GLIA_ENOMEM, "out of memory for %zu hooks", p->n_hooks);
+            goto done;
+        }
     }
     for (size_t i = 0; i < p->n_hooks; i++) {
         glia_rhook *h = &r->hooks[r->n_hooks++];
@@ -364,9 +369,17 @@ glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t
         const glia_rhook *k = &r->hooks[h];
         if (!n_rows[h]) continue;
         size_t label = aligned((size_t)n_rows[h] * sizeof(int32_t));
-        *f++ = (glia_frame){.hook = h, .point = k->point, .layer = k->layer, .grade = k->grade, .phase = phase,
-                            .n_rows = n_rows[h], .width = k->width, .n_heads = k->n_heads, .head_dim = k->head_dim,
-                            .positions = (int32_t *)(void *)p, .token_ids = (int32_t *)(void *)(p + label),
+        *f++ = (glia_frame){.hook = h,
+                            .point = k->point,
+                            .layer = k->layer,
+                            .grade = k->grade,
+                            .phase = phase,
+                            .n_rows = n_rows[h],
+                            .width = k->width,
+                            .n_heads = k->n_heads,
+                            .head_dim = k->head_dim,
+                            .positions = (int32_t *)(void *)p,
+                            .token_ids = (int32_t *)(void *)(p + label),
                             .data = (float *)(void *)(p + 2 * label)};
         p += 2 * label + aligned((size_t)n_rows[h] * (size_t)k->width * sizeof(float));
     }

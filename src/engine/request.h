@@ -18,8 +18,8 @@ typedef struct glia_inbox {
     atomic_int refs;
     glia_request *first, *last; /* submitted, not yet admitted; each holds the engine's reference */
     size_t n_waiting, limit;
-    bool stirred;               /* something happened since the engine last looked */
-    bool stopped;               /* takes no more requests */
+    bool stirred; /* something happened since the engine last looked */
+    bool stopped; /* takes no more requests */
 } glia_inbox;
 
 glia_inbox *glia_inbox_new(size_t limit);
@@ -33,14 +33,14 @@ typedef struct glia_rhook {
     int32_t layer;
     glia_grade grade;
     uint32_t phases;
-    bool all;               /* every row of its phases */
-    int32_t *positions;     /* sorted, unique, absolute; owned; NULL when all */
+    bool all;           /* every row of its phases */
+    int32_t *positions; /* sorted, unique, absolute; owned; NULL when all */
     int32_t n_positions;
-    int32_t *heads;         /* owned; NULL: all */
+    int32_t *heads; /* owned; NULL: all */
     int32_t n_heads, head_dim;
-    int32_t width;          /* floats per delivered row */
-    bool outputs;           /* lies behind the last layer's trimming: its rows must be marked as outputs */
-    int32_t n_prompt_rows;  /* rows it gets from the prompt */
+    int32_t width;         /* floats per delivered row */
+    bool outputs;          /* lies behind the last layer's trimming: its rows must be marked as outputs */
+    int32_t n_prompt_rows; /* rows it gets from the prompt */
 } glia_rhook;
 
 typedef struct glia_node glia_node; /* a queued event with its payload */
@@ -52,19 +52,19 @@ struct glia_request {
 
     int32_t *prompt;
     int32_t n_prompt;
-    int32_t max_tokens; /* resolved: never -1 */
+    int32_t max_tokens;     /* resolved: never -1 */
     glia_sampling sampling; /* bias owned */
     char **stop;
     size_t n_stop;
     glia_rhook *hooks;
     size_t n_hooks;
     bool no_cache, want_progress, whole_reply;
-    int32_t first_wanted;   /* first prompt position some hook wants; n_prompt when none */
+    int32_t first_wanted; /* first prompt position some hook wants; n_prompt when none */
     double submitted_ms;
 
     atomic_bool cancelled;
 
-    pthread_mutex_t lock;   /* queue */
+    pthread_mutex_t lock; /* queue */
     pthread_cond_t ready;
     glia_node *head, *tail;
     size_t n_bytes, limit;

@@ -10,7 +10,7 @@
 struct glia_sampler {
     struct llama_sampler *chain; /* NULL: plain arg max over the logits, nothing to remember */
     int32_t n_vocab;
-    bool remembers;              /* some stage wants accepted tokens */
+    bool remembers; /* some stage wants accepted tokens */
 };
 
 static glia_status range(glia_err *err, const char *field, double v, double lo, double hi) {
@@ -95,9 +95,9 @@ static bool add_stages(glia_sampler *out, const glia_sampling *s, const struct l
     if (s->temperature <= 0) return ok && add(c, llama_sampler_init_greedy());
     if (s->mirostat) {
         ok &= add(c, llama_sampler_init_temp(s->temperature));
-        return ok && add(c, s->mirostat == 1 ? llama_sampler_init_mirostat(out->n_vocab, seed, s->mirostat_tau,
-                                                                           s->mirostat_eta, 100)
-                                             : llama_sampler_init_mirostat_v2(seed, s->mirostat_tau, s->mirostat_eta));
+        return ok && add(c, s->mirostat == 1
+                                ? llama_sampler_init_mirostat(out->n_vocab, seed, s->mirostat_tau, s->mirostat_eta, 100)
+                                : llama_sampler_init_mirostat_v2(seed, s->mirostat_tau, s->mirostat_eta));
     }
     if (s->top_n_sigma >= 0) ok &= add(c, llama_sampler_init_top_n_sigma(s->top_n_sigma));
     if (s->top_k > 0) ok &= add(c, llama_sampler_init_top_k(s->top_k));

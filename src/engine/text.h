@@ -8,8 +8,8 @@
 #include "glia.h"
 
 typedef struct glia_text {
-    glia_buf held;            /* bytes not yet handed out */
-    const char *const *stop;  /* borrowed */
+    glia_buf held;           /* bytes not yet handed out */
+    const char *const *stop; /* borrowed */
     size_t n_stop;
 } glia_text;
 

@@ -34,10 +34,10 @@ typedef struct slot {
     glia_sampler *sampler;
     glia_text text;
 
-    glia_node *frames;   /* of the pass being captured; pushed when the pass is whole */
-    int32_t *rows_want;  /* [n_hooks] rows of `frames` per hook */
-    int32_t *rows_have;  /* [n_hooks] of these, already there */
-    uint8_t **masks;     /* [n_hooks] prompt rows wanted, NULL: all */
+    glia_node *frames;  /* of the pass being captured; pushed when the pass is whole */
+    int32_t *rows_want; /* [n_hooks] rows of `frames` per hook */
+    int32_t *rows_have; /* [n_hooks] of these, already there */
+    uint8_t **masks;    /* [n_hooks] prompt rows wanted, NULL: all */
 
     int32_t row0, n_rows; /* its rows in the batch of this turn; n_rows 0: not in it */
     int32_t draw_row;     /* batch row to draw from, -1: none */
@@ -120,8 +120,11 @@ static void prove_atlas(glia_worker *w) {
     for (size_t i = 0; i < n_places; i++) {
         const glia_place *pl = &at->place[i];
         if (pl->grade != GLIA_GRADE_STRUCTURAL) continue;
-        wants[n_wants++] = (glia_tap_want){.point = (glia_point)(i / (size_t)at->n_layer), .layer = (int32_t)(i % (size_t)at->n_layer),
-                                           .n_rows = N, .out_width = pl->width, .dst = dst};
+        wants[n_wants++] = (glia_tap_want){.point = (glia_point)(i / (size_t)at->n_layer),
+                                           .layer = (int32_t)(i % (size_t)at->n_layer),
+                                           .n_rows = N,
+                                           .out_width = pl->width,
+                                           .dst = dst};
         rows[i] = dst;
         dst += (size_t)pl->width * N;
     }
@@ -129,7 +132,8 @@ static void prove_atlas(glia_worker *w) {
     glia_tap_arm(w->tap, w->rows, N, wants, (int32_t)n_wants);
     int32_t rc = llama_decode(w->ctx, w->batch);
     glia_tap_result tapped = glia_tap_disarm(w->tap, why);
-    if (rc || tapped != GLIA_TAP_OK) glia_log(GLIA_LOG_WARN, "points stay unproven: %s", rc ? "the dry run failed" : why);
+    if (rc || tapped != GLIA_TAP_OK)
+        glia_log(GLIA_LOG_WARN, "points stay unproven: %s", rc ? "the dry run failed" : why);
     else glia_proof_check(at, rows, llama_get_logits(w->ctx));
     llama_memory_clear(w->mem, true);
 done:
@@ -188,7 +192,8 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     }
     w->mem = llama_get_memory(w->ctx);
     if (!w->mem) {
-        st = glia_fail(err, GLIA_EINVAL, "%s generates no text: it has no KV cache (an encoder or embedding model)", m->path);
+        st = glia_fail(err, GLIA_EINVAL, "%s generates no text: it has no KV cache (an encoder or embedding model)",
+                       m->path);
         goto done;
     }
     w->batch = llama_batch_init(w->n_batch, 0, 1);
@@ -249,8 +254,11 @@ static void slot_fail(slot *s, glia_status st, const char *message) {
 
 static void slot_finish(glia_worker *w, slot *s, glia_finish finish, const char *stop) {
     double now = glia_now_ms();
-    glia_usage u = {.n_prompt = s->req->n_prompt, .n_cached = s->n_cached, .n_generated = s->n_generated,
-                    .queue_ms = s->start_ms - s->req->submitted_ms, .prompt_ms = s->prompt_end_ms - s->start_ms,
+    glia_usage u = {.n_prompt = s->req->n_prompt,
+                    .n_cached = s->n_cached,
+                    .n_generated = s->n_generated,
+                    .queue_ms = s->start_ms - s->req->submitted_ms,
+                    .prompt_ms = s->prompt_end_ms - s->start_ms,
                     .generate_ms = now - s->prompt_end_ms};
     w->out.n = 0, w->out.failed = false;
     glia_text_finish(&s->text, &w->out);
@@ -341,7 +349,8 @@ static slot *best_slot(glia_worker *w, const glia_request *r) {
         if (s->state != SLOT_IDLE) continue;
         int32_t n = usable_prefix(w, s, r);
         int near = busy_neighbours(w, i);
-        if (n > best_n || (n == best_n && (near > best_near || (near == best_near && s->last_used < best->last_used)))) {
+        if (n > best_n ||
+            (n == best_n && (near > best_near || (near == best_near && s->last_used < best->last_used)))) {
             best = s, best_n = n, best_near = near;
         }
     }
@@ -476,8 +485,14 @@ static bool want_rows(glia_worker *w, slot *s) {
             frame_tokens(f)[have + n] = w->rows[s->row0 + i].token;
             n++;
         }
-        glia_tap_want one = {.point = k->point, .layer = k->layer, .row0 = s->row0, .n_rows = s->n_rows, .mask = mask,
-                             .heads = k->heads, .n_heads = k->heads ? k->n_heads : 0, .out_width = k->width,
+        glia_tap_want one = {.point = k->point,
+                             .layer = k->layer,
+                             .row0 = s->row0,
+                             .n_rows = s->n_rows,
+                             .mask = mask,
+                             .heads = k->heads,
+                             .n_heads = k->heads ? k->n_heads : 0,
+                             .out_width = k->width,
                              .dst = frame_data(f) + (size_t)have * (size_t)k->width};
         if (n && !want(w, &one)) return false;
         f++;
@@ -516,7 +531,10 @@ static int32_t piece(const glia_worker *w, int32_t token, char *buf, int32_t cap
 static void draw(glia_worker *w, slot *s) {
     const glia_request *r = s->req;
     const float *logits = llama_get_logits_ith(w->ctx, s->draw_row);
-    if (!logits) { slot_fail(s, GLIA_EINTERNAL, "llama.cpp answered no logits"); return; }
+    if (!logits) {
+        slot_fail(s, GLIA_EINTERNAL, "llama.cpp answered no logits");
+        return;
+    }
     int32_t id = glia_sampler_draw(s->sampler, logits, w->scratch);
     glia_sampler_accept(s->sampler, id);
     bool eog = llama_vocab_is_eog(w->m->vocab, id) && !r->sampling.ignore_eos;
@@ -532,8 +550,12 @@ static void draw(glia_worker *w, slot *s) {
     int32_t n_top = r->sampling.n_logprobs > 0 ? r->sampling.n_logprobs : 0;
     if (n_top > w->m->info.n_vocab) n_top = w->m->info.n_vocab;
     glia_node *node = w->out.failed || s->text.held.failed
-                          ? NULL : glia_node_token(id, index, w->out.p ? w->out.p : "", w->out.n, n_top);
-    if (!node) { slot_fail(s, GLIA_ENOMEM, "out of memory for a token"); return; }
+                          ? NULL
+                          : glia_node_token(id, index, w->out.p ? w->out.p : "", w->out.n, n_top);
+    if (!node) {
+        slot_fail(s, GLIA_ENOMEM, "out of memory for a token");
+        return;
+    }
     glia_event *ev = glia_node_event(node);
     ev->u.token.is_eog = eog;
     if (r->sampling.n_logprobs >= 0) {
@@ -683,7 +705,9 @@ static bool prefill_pass(glia_worker *w, bool alone) {
         int32_t left = w->slots[last + 1].req->n_prompt - w->slots[last + 1].n_past, k = last + 2 - first;
         int32_t each = left < least ? left : least;
         /* no neighbour that would make the pass smaller */
-        if (k * (each < w->n_batch / k ? each : w->n_batch / k) <= (last + 1 - first) * (least < w->n_batch ? least : w->n_batch)) break;
+        if (k * (each < w->n_batch / k ? each : w->n_batch / k) <=
+            (last + 1 - first) * (least < w->n_batch ? least : w->n_batch))
+            break;
         least = each, last++;
     }
     int32_t k = last + 1 - first, most = w->n_batch / k;

@@ -21,16 +21,14 @@ typedef struct use {
 typedef struct build {
     const glia_graph *g, *b; /* same topology, other sizes */
     glia_atlas *at;
-    use *uses;               /* per-layer linked lists of weight uses */
-    int32_t n_uses, *first;  /* first[layer], -1: none */
-    int32_t *core;           /* [n_layer] node of the attention dot product: MUL_MAT k·q or FLASH_ATTN_EXT */
+    use *uses;                  /* per-layer linked lists of weight uses */
+    int32_t n_uses, *first;     /* first[layer], -1: none */
+    int32_t *core;              /* [n_layer] node of the attention dot product: MUL_MAT k·q or FLASH_ATTN_EXT */
     int32_t *store_k, *store_v; /* [n_layer] SET_ROWS into the cache, -1: none */
 } build;
 
 static const glia_gnode *node_at(const build *B, int32_t i) { return i >= 0 ? &B->g->nodes[i] : NULL; }
-static const glia_gleaf *leaf_at(const build *B, int32_t i) {
-    return i < 0 && i != NONE ? &B->g->leafs[~i] : NULL;
-}
+static const glia_gleaf *leaf_at(const build *B, int32_t i) { return i < 0 && i != NONE ? &B->g->leafs[~i] : NULL; }
 static int32_t src_of(const build *B, int32_t i, int k) {
     const glia_gnode *n = node_at(B, i);
     return n && k < n->n_src ? n->src[k] : NONE;
@@ -84,7 +82,10 @@ static int32_t close_projection(const build *B, int32_t i) {
         int32_t c = only_user(B, i);
         const glia_gnode *n = node_at(B, c);
         if (!n) return i;
-        if (n->op == GGML_OP_CLAMP) { i = c; continue; }
+        if (n->op == GGML_OP_CLAMP) {
+            i = c;
+            continue;
+        }
         if (n->op != GGML_OP_MUL && n->op != GGML_OP_ADD && n->op != GGML_OP_ADD_ID) return i;
         const glia_gleaf *l = leaf_at(B, n->src[1]);
         if (!l) l = leaf_at(B, n->src[0]);
@@ -177,12 +178,21 @@ static void absent(const build *B, glia_point p, int32_t layer, const char *why)
 static void put(const build *B, glia_point p, int32_t layer, int32_t i, int32_t head_dim) {
     const glia_gnode *x = node_at(B, i), *y = i >= 0 ? &B->b->nodes[i] : NULL;
     glia_place *pl = place_of(B, p, layer);
-    if (!x) { absent(B, p, layer, "not found in this model's graph"); return; }
-    if (x->type != GGML_TYPE_F32) { absent(B, p, layer, "not stored as float32 in this model's graph"); return; }
+    if (!x) {
+        absent(B, p, layer, "not found in this model's graph");
+        return;
+    }
+    if (x->type != GGML_TYPE_F32) {
+        absent(B, p, layer, "not stored as float32 in this model's graph");
+        return;
+    }
     int axis = 0;
     for (int d = 0; d < 4; d++) {
         if (x->ne[d] == y->ne[d]) continue;
-        if (axis || d == 0) { absent(B, p, layer, "its rows do not lie along one axis"); return; }
+        if (axis || d == 0) {
+            absent(B, p, layer, "its rows do not lie along one axis");
+            return;
+        }
         axis = d;
     }
     int32_t tn = B->at->token_node, on = B->at->out_node; /* their rows are the tokens, the outputs */
@@ -193,13 +203,13 @@ static void put(const build *B, glia_point p, int32_t layer, int32_t i, int32_t 
         absent(B, p, layer, "its rows are not the tokens of the batch");
         return;
     }
-    *pl = (glia_place){.grade = GLIA_GRADE_STRUCTURAL, .node = i, .row_axis = (uint8_t)axis,
+    *pl = (glia_place){.grade = GLIA_GRADE_STRUCTURAL,
+                       .node = i,
+                       .row_axis = (uint8_t)axis,
                        .row_kind = by_tokens ? GLIA_ROWS_TOKENS : GLIA_ROWS_OUTPUTS,
                        .width = (int32_t)(axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1])};
     pl->node_width = pl->width;
-    if (head_dim > 0 && pl->width % head_dim == 0) {
-        pl->head_dim = head_dim, pl->n_heads = pl->width / head_dim;
-    }
+    if (head_dim > 0 && pl->width % head_dim == 0) { pl->head_dim = head_dim, pl->n_heads = pl->width / head_dim; }
 }
 
 /* ------------------------------------------------------------------ one layer */
@@ -212,7 +222,10 @@ static int32_t before_rope(const build *B, int32_t i, int32_t *rot) {
         i = strip(B, i);
         const glia_gnode *n = node_at(B, i);
         if (!n) return NONE;
-        if (n->op == GGML_OP_SCALE) { i = n->src[0]; continue; }
+        if (n->op == GGML_OP_SCALE) {
+            i = n->src[0];
+            continue;
+        }
         if (n->op == GGML_OP_MUL_MAT) {
             const glia_gleaf *l = root_leaf(B, n->src[0]);
             if (l && (!strcmp(l->name, "attn_inp_k_rot") || !strcmp(l->name, "attn_inp_v_rot"))) {
@@ -225,7 +238,10 @@ static int32_t before_rope(const build *B, int32_t i, int32_t *rot) {
             continue;
         }
         int32_t s = norm_source(B, i); /* some models normalise after RoPE */
-        if (s != NONE && op_of(B, s) == GGML_OP_ROPE) { i = s; continue; }
+        if (s != NONE && op_of(B, s) == GGML_OP_ROPE) {
+            i = s;
+            continue;
+        }
         if (n->op != GGML_OP_ROPE) return i;
         *rot = i;
         return strip(B, n->src[0]);
@@ -238,7 +254,8 @@ static void put_rotated(const build *B, glia_point p, int32_t il, int32_t rot, i
 }
 
 static void no_heads(const build *B, int32_t il, const char *why) {
-    static const glia_point points[] = {GLIA_POINT_Q, GLIA_POINT_K, GLIA_POINT_Q_ROT, GLIA_POINT_K_ROT, GLIA_POINT_VALUE};
+    static const glia_point points[] = {GLIA_POINT_Q, GLIA_POINT_K, GLIA_POINT_Q_ROT, GLIA_POINT_K_ROT,
+                                        GLIA_POINT_VALUE};
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) absent(B, points[i], il, why);
 }
 
@@ -266,7 +283,10 @@ static void attention(const build *B, int32_t il, int32_t *hd_out) {
             int32_t v = src_of(B, B->store_v[il], 0);
             for (;;) {
                 int32_t w = before_rope(B, v, &rot);
-                if (op_of(B, w) != GGML_OP_CONT) { v = w; break; }
+                if (op_of(B, w) != GGML_OP_CONT) {
+                    v = w;
+                    break;
+                }
                 v = src_of(B, w, 0);
             }
             int32_t op = W(B, il, "attn_output.weight"), nh = (int32_t)node_at(B, core)->ne[fa ? 1 : 2];

@@ -7,15 +7,15 @@
 #include "glia.h"
 
 #define GLIA_GRAPH_MAX_SRC 10
-#define GLIA_GRAPH_NO_SRC INT32_MIN
+#define GLIA_GRAPH_NO_SRC  INT32_MIN
 
 struct ggml_cgraph;
 
 /* A source is a node (≥ 0) or a leaf (< 0): weights, inputs and caches are leaves, ~src is the leaf's index. */
 typedef struct glia_gnode {
-    int32_t op;      /* enum ggml_op */
-    int32_t type;    /* enum ggml_type */
-    int64_t ne[4];   /* ne[0] is contiguous */
+    int32_t op;       /* enum ggml_op */
+    int32_t type;     /* enum ggml_type */
+    int64_t ne[4];    /* ne[0] is contiguous */
     int32_t param[4]; /* first op parameters, as ggml stores them (floats bit for bit) */
     int32_t n_src;
     int32_t src[GLIA_GRAPH_MAX_SRC];

@@ -8,8 +8,8 @@
 #include <string.h>
 
 enum { N = GLIA_PROOF_TOKENS };
-#define SUM_TOLERANCE 2e-6
-#define NORM_TOLERANCE 1e-3
+#define SUM_TOLERANCE   2e-6
+#define NORM_TOLERANCE  1e-3
 #define CACHE_TOLERANCE 2e-2
 
 typedef struct proof {
@@ -164,22 +164,17 @@ static void check_sums(const proof *P, int32_t il) {
 
 /* ------------------------------------------------------------------ norms */
 
+/* Is `to` of layer il the same as `from` of layer from_il, a scale or a norm of it?  Then the proven one of the two proves
+ * the other.  Otherwise no verdict: some models scale, clamp or mix in between. */
 static void check_derived(const proof *P, glia_point from, int32_t from_il, glia_point to, int32_t il) {
     const float *x = row(P, from, from_il), *y = row(P, to, il);
     size_t n = count(P, to, il);
     if (!telling(x, n) || !telling(y, n) || place(P, from, from_il)->width != place(P, to, il)->width) return;
-    if (place(P, from, from_il)->grade != GLIA_GRADE_PROVEN) return;
-    if (derived_error(x, y, place(P, to, il)->width) <= NORM_TOLERANCE) proven(P, to, il);
-    /* otherwise no verdict: some models scale, clamp or mix before the layer */
-}
-
-/* `from` is proven when the proven `to` is it, a scale or a norm of it. */
-static void check_source(const proof *P, glia_point from, glia_point to, int32_t il) {
-    const float *x = row(P, from, il), *y = row(P, to, il);
-    size_t n = count(P, to, il);
-    if (!telling(x, n) || !telling(y, n) || place(P, from, il)->width != place(P, to, il)->width) return;
-    if (place(P, to, il)->grade != GLIA_GRADE_PROVEN) return;
-    if (derived_error(x, y, place(P, to, il)->width) <= NORM_TOLERANCE) proven(P, from, il);
+    bool from_proven = place(P, from, from_il)->grade == GLIA_GRADE_PROVEN;
+    if (from_proven == (place(P, to, il)->grade == GLIA_GRADE_PROVEN)) return;
+    if (derived_error(x, y, place(P, to, il)->width) > NORM_TOLERANCE) return;
+    if (from_proven) proven(P, to, il);
+    else proven(P, from, from_il);
 }
 
 /* ------------------------------------------------------------------ attention */
@@ -292,7 +287,9 @@ static void check_activation(const proof *P, int32_t il) {
     const float *pre = row(P, GLIA_POINT_MLP_PRE, il), *lin = row(P, GLIA_POINT_MLP_LINEAR, il);
     const float *act = row(P, GLIA_POINT_MLP_ACT, il);
     size_t n = count(P, GLIA_POINT_MLP_ACT, il), k = 0;
-    if (!telling(pre, n) || !telling(act, n) || place(P, GLIA_POINT_MLP_PRE, il)->width != place(P, GLIA_POINT_MLP_ACT, il)->width) return;
+    if (!telling(pre, n) || !telling(act, n) ||
+        place(P, GLIA_POINT_MLP_PRE, il)->width != place(P, GLIA_POINT_MLP_ACT, il)->width)
+        return;
     if (place(P, GLIA_POINT_MLP_LINEAR, il)->grade >= GLIA_GRADE_STRUCTURAL && !telling(lin, n)) return;
     pair *v = glia_malloc(n * sizeof *v);
     if (!v) return;
@@ -352,8 +349,8 @@ void glia_proof_check(glia_atlas *at, const float *const *rows, const float *log
         check_derived(&P, GLIA_POINT_RESID_PRE, il, GLIA_POINT_ATTN_IN, il);
         check_derived(&P, GLIA_POINT_RESID_MID, il, GLIA_POINT_MLP_IN, il);
         if (!row(&P, GLIA_POINT_RESID_MID, il)) check_derived(&P, GLIA_POINT_RESID_PRE, il, GLIA_POINT_MLP_IN, il);
-        check_source(&P, GLIA_POINT_ATTN_OUT, GLIA_POINT_ATTN_OUT_POST, il);
-        check_source(&P, GLIA_POINT_MLP_OUT, GLIA_POINT_MLP_OUT_POST, il);
+        check_derived(&P, GLIA_POINT_ATTN_OUT, il, GLIA_POINT_ATTN_OUT_POST, il);
+        check_derived(&P, GLIA_POINT_MLP_OUT, il, GLIA_POINT_MLP_OUT_POST, il);
     }
     check_derived(&P, GLIA_POINT_RESID_POST, L - 1, GLIA_POINT_FINAL_NORM, 0);
     check_embeddings(&P);

@@ -9,28 +9,28 @@
 
 struct glia_tap {
     const glia_atlas *base;
-    glia_atlas *atlas[2][2];   /* [many tokens][has outputs]; NULL: base */
+    glia_atlas *atlas[2][2]; /* [many tokens][has outputs]; NULL: base */
 
     bool armed;
-    const glia_tap_row *rows;  /* [n_rows] the plan */
+    const glia_tap_row *rows; /* [n_rows] the plan */
     int32_t n_rows, n_outputs;
     glia_tap_want *wants;
     int32_t n_wants;
 
-    const glia_atlas *at;      /* of this pass */
-    int32_t *head;             /* [n_nodes] first want of a node, -1: none */
-    uint8_t *ask;              /* [n_nodes] bit 0: wanted, bit 1: canary */
+    const glia_atlas *at; /* of this pass */
+    int32_t *head;        /* [n_nodes] first want of a node, -1: none */
+    uint8_t *ask;         /* [n_nodes] bit 0: wanted, bit 1: canary */
     int32_t n_alloc;
-    int32_t *out_row;          /* [n_rows] batch row → output row, -1: none */
+    int32_t *out_row; /* [n_rows] batch row → output row, -1: none */
     int32_t n_out_alloc;
 
-    int32_t node;              /* index of the node asked last in this run; -1: before the first */
+    int32_t node; /* index of the node asked last in this run; -1: before the first */
     int32_t n_runs;
-    unsigned proven;           /* PROVEN_* bits of this run */
+    unsigned proven; /* PROVEN_* bits of this run */
     bool strange, unproven, nomem;
     char why[160];
 
-    char *scratch;             /* copy of a node that does not lie in host memory */
+    char *scratch; /* copy of a node that does not lie in host memory */
     size_t n_scratch;
 };
 
@@ -252,9 +252,9 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         if (first < 0) continue;
         size_t stride = x->nb[pl->row_axis];
         size_t x0 = (size_t)(outputs ? t->out_row[first] : first), x1 = (size_t)(outputs ? t->out_row[last] : last);
-        size_t span = (x1 - x0) * stride +
-                      (pl->row_axis == 1 ? (size_t)x->ne[0] * sizeof(float)
-                                         : (size_t)(x->ne[1] - 1) * x->nb[1] + (size_t)x->ne[0] * sizeof(float));
+        size_t span = (x1 - x0) * stride + (pl->row_axis == 1
+                                                ? (size_t)x->ne[0] * sizeof(float)
+                                                : (size_t)(x->ne[1] - 1) * x->nb[1] + (size_t)x->ne[0] * sizeof(float));
         if (get_rows(w, pl, x, x0, x1, first, last)) continue;
         const char *base = bytes_of(t, x, x0 * stride, span);
         if (!base) return;
@@ -262,8 +262,7 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
             if (w->mask && !w->mask[row - w->row0]) continue;
             int32_t xr = outputs ? t->out_row[row] : row;
             if (xr < 0) continue;
-            copy_row(w, pl, x, base + ((size_t)xr - x0) * stride,
-                     w->dst + (size_t)w->n_copied * (size_t)w->out_width);
+            copy_row(w, pl, x, base + ((size_t)xr - x0) * stride, w->dst + (size_t)w->n_copied * (size_t)w->out_width);
             w->n_copied++;
         }
     }
@@ -318,6 +317,8 @@ glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
         }
     }
     memcpy(why, t->why, sizeof t->why);
-    return t->nomem ? GLIA_TAP_NOMEM : t->strange ? GLIA_TAP_NEW_TOPOLOGY : t->unproven ? GLIA_TAP_UNPROVEN
-                                                                                        : GLIA_TAP_OK;
+    return t->nomem      ? GLIA_TAP_NOMEM
+           : t->strange  ? GLIA_TAP_NEW_TOPOLOGY
+           : t->unproven ? GLIA_TAP_UNPROVEN
+                         : GLIA_TAP_OK;
 }

@@ -30,25 +30,25 @@ typedef struct glia_tap_row {
 typedef struct glia_tap_want {
     glia_point point;
     int32_t layer;
-    int32_t row0, n_rows;   /* batch rows [row0, row0 + n_rows) */
-    const uint8_t *mask;    /* [n_rows], 1: copy this row.  NULL: all.  Borrowed until disarm */
-    const int32_t *heads;   /* NULL: all heads.  Borrowed until disarm */
+    int32_t row0, n_rows; /* batch rows [row0, row0 + n_rows) */
+    const uint8_t *mask;  /* [n_rows], 1: copy this row.  NULL: all.  Borrowed until disarm */
+    const int32_t *heads; /* NULL: all heads.  Borrowed until disarm */
     int32_t n_heads;
-    int32_t out_width;      /* floats per copied row */
-    float *dst;             /* rows one after another in batch order; room for every wanted row */
-    int32_t n_copied;       /* rows copied in this pass */
-    int32_t next;           /* internal: next want of the same node, -1: none */
+    int32_t out_width; /* floats per copied row */
+    float *dst;        /* rows one after another in batch order; room for every wanted row */
+    int32_t n_copied;  /* rows copied in this pass */
+    int32_t next;      /* internal: next want of the same node, -1: none */
 } glia_tap_want;
 
 typedef enum glia_tap_result {
-    GLIA_TAP_OK,            /* every wanted row was proven and copied */
-    GLIA_TAP_NEW_TOPOLOGY,  /* the graph is not the one in the atlas: read it anew, run again */
-    GLIA_TAP_UNPROVEN,      /* rows are not the planned ones: refuse */
+    GLIA_TAP_OK,           /* every wanted row was proven and copied */
+    GLIA_TAP_NEW_TOPOLOGY, /* the graph is not the one in the atlas: read it anew, run again */
+    GLIA_TAP_UNPROVEN,     /* rows are not the planned ones: refuse */
     GLIA_TAP_NOMEM
 } glia_tap_result;
 
-glia_tap *glia_tap_new(void);                                 /* NULL: out of memory */
-void glia_tap_set_base(glia_tap *t, const glia_atlas *base);  /* the atlas made at load, borrowed for the tap's life */
+glia_tap *glia_tap_new(void);                                /* NULL: out of memory */
+void glia_tap_set_base(glia_tap *t, const glia_atlas *base); /* the atlas made at load, borrowed for the tap's life */
 void glia_tap_free(glia_tap *t);
 
 /* Use `at` instead of base for passes of one token (many = false) or several, with or without output rows.  Takes

@@ -38,7 +38,7 @@ static char *slurp(const char *path, size_t *n) {
     char *p = malloc((size_t)size + 1);
     assert_non_null(p);
     assert_int_equal(fread(p, 1, (size_t)size, f), (size_t)size);
-    p[*n = (size_t)size] = 0;
+    p[ *n = (size_t)size] = 0;
     fclose(f);
     return p;
 }
@@ -62,7 +62,8 @@ static const float *golden_tensor(const golden *g, const char *name, int *rows, 
     if (!t) return NULL;
     yyjson_val *shape = yyjson_obj_get(t, "shape");
     *rows = yyjson_get_int(yyjson_arr_get(shape, 0)), *width = yyjson_get_int(yyjson_arr_get(shape, 1));
-    return (const float *)(const void *)(g->data + yyjson_get_uint(yyjson_arr_get(yyjson_obj_get(t, "data_offsets"), 0)));
+    return (const float *)(const void *)(g->data +
+                                         yyjson_get_uint(yyjson_arr_get(yyjson_obj_get(t, "data_offsets"), 0)));
 }
 
 static int ids(yyjson_val *family, const char *key, int32_t *out, int max) {
@@ -96,7 +97,8 @@ static void collect(got *g, const glia_frame *f) {
     g->rows = realloc(g->rows, sizeof(float) * (size_t)(g->n_rows + f->n_rows) * (size_t)f->width);
     assert_non_null(g->rows);
     memcpy(g->rows + g->n_rows * f->width, f->data, sizeof(float) * (size_t)f->n_rows * (size_t)f->width);
-    for (int i = 0; i < f->n_rows; i++) g->pos[g->n_rows + i] = f->positions[i], g->tok[g->n_rows + i] = f->token_ids[i];
+    for (int i = 0; i < f->n_rows; i++)
+        g->pos[g->n_rows + i] = f->positions[i], g->tok[g->n_rows + i] = f->token_ids[i];
     g->n_rows += f->n_rows, g->width = f->width, g->n_heads = f->n_heads;
 }
 
@@ -134,7 +136,8 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
     snprintf(path, sizeof path, "%s/%s.gguf", env("GLIA_TINY_DIR"), family);
     if (getenv("GLIA_TEST_GPU_LAYERS")) mp.n_gpu_layers = atoi(getenv("GLIA_TEST_GPU_LAYERS"));
     if (getenv("GLIA_TEST_TOLERANCE")) extra += atof(getenv("GLIA_TEST_TOLERANCE"));
-    mp.path = path, mp.flash = flash, mp.kv_type = kv, mp.n_parallel = 2, mp.n_threads = 2, mp.n_ctx = 128, mp.n_batch = n_batch;
+    mp.path = path, mp.flash = flash, mp.kv_type = kv, mp.n_parallel = 2, mp.n_threads = 2, mp.n_ctx = 128,
+    mp.n_batch = n_batch;
     if (glia_model_open(&m, &mp, &err)) fail_msg("%s", err.message);
     glia_model_info info;
     glia_model_get_info(m, &info);
@@ -146,7 +149,8 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
         for (int il = 0; il < (glia_point_has_layer((glia_point)p) ? info.n_layer : 1); il++) {
             glia_point_info pi;
             assert_true(glia_model_point(m, (glia_point)p, il, &pi));
-            bool none = !strcmp(family, "gpt2") && (p == GLIA_POINT_Q_ROT || p == GLIA_POINT_K_ROT || p == GLIA_POINT_MLP_LINEAR);
+            bool none = !strcmp(family, "gpt2") &&
+                        (p == GLIA_POINT_Q_ROT || p == GLIA_POINT_K_ROT || p == GLIA_POINT_MLP_LINEAR);
             if ((pi.grade < GLIA_GRADE_STRUCTURAL) != none) { /* gpt2 has no RoPE and no gate */
                 fail_msg("%s.%d is %s: %s", glia_point_name((glia_point)p), il, glia_grade_name(pi.grade), pi.reason);
             }
@@ -176,7 +180,8 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
     for (size_t h = 0; h < n_hooks; h++) {
         char name[64];
         int rows = 0, width = 0;
-        if (glia_point_has_layer(hooks[h].point)) snprintf(name, sizeof name, "%s.%d", glia_point_name(hooks[h].point), hooks[h].layer);
+        if (glia_point_has_layer(hooks[h].point))
+            snprintf(name, sizeof name, "%s.%d", glia_point_name(hooks[h].point), hooks[h].layer);
         else snprintf(name, sizeof name, "%s", glia_point_name(hooks[h].point));
         if (hooks[h].point == GLIA_POINT_MLP_LINEAR) snprintf(name, sizeof name, "linear.%d", hooks[h].layer);
         const float *want = golden_tensor(&g, name, &rows, &width);
@@ -194,7 +199,8 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
         n_tensors++;
         free(all[h].rows);
     }
-    print_message("%s: %d tensors of %d rows agree, worst error %.2g\n", family, n_tensors, n_prompt + n_made - 1, top_err);
+    print_message("%s: %d tensors of %d rows agree, worst error %.2g\n", family, n_tensors, n_prompt + n_made - 1,
+                  top_err);
     free(all);
     glia_request_free(r);
     glia_model_close(m);
@@ -204,16 +210,23 @@ static void check_family(const char *family, glia_flash flash, glia_kv_type kv, 
     free(text);
 }
 
-#define FAMILY(name)                                                                                                   \
-    static void name##_equals_transformers(void **s) { (void)s; check_family(#name, GLIA_FLASH_OFF, GLIA_KV_F32, 512, 0); } \
-    static void name##_with_flash_attention_and_f16_cache(void **s) {                                                  \
-        (void)s; /* f16 keys and values: 2^-11 relative per element, amplified by three layers of large random weights */ \
-        check_family(#name, GLIA_FLASH_ON, GLIA_KV_F16, 512, 1e-2);                                                    \
+#define FAMILY(name)                                                                                                    \
+    static void name##_equals_transformers(void **s) {                                                                  \
+        (void)s;                                                                                                        \
+        check_family(#name, GLIA_FLASH_OFF, GLIA_KV_F32, 512, 0);                                                       \
+    }                                                                                                                   \
+    static void name##_with_flash_attention_and_f16_cache(void **s) {                                                   \
+        (void)                                                                                                          \
+            s; /* f16 keys and values: 2^-11 relative per element, amplified by three layers of large random weights */ \
+        check_family(#name, GLIA_FLASH_ON, GLIA_KV_F16, 512, 1e-2);                                                     \
     }
-FAMILY(llama) FAMILY(qwen2) FAMILY(qwen3) FAMILY(gemma2) FAMILY(gemma3) FAMILY(gpt2)
-#define TESTS(name) cmocka_unit_test(name##_equals_transformers), cmocka_unit_test(name##_with_flash_attention_and_f16_cache)
+FAMILY(llama)
+FAMILY(qwen2) FAMILY(qwen3) FAMILY(gemma2) FAMILY(gemma3) FAMILY(gpt2)
+#define TESTS(name)                                                                                                    \
+    cmocka_unit_test(name##_equals_transformers), cmocka_unit_test(name##_with_flash_attention_and_f16_cache)
 
-int main(void) {
-    const struct CMUnitTest tests[] = {TESTS(llama), TESTS(qwen2), TESTS(qwen3), TESTS(gemma2), TESTS(gemma3), TESTS(gpt2)};
+    int main(void) {
+    const struct CMUnitTest tests[] = {TESTS(llama),  TESTS(qwen2),  TESTS(qwen3),
+                                       TESTS(gemma2), TESTS(gemma3), TESTS(gpt2)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

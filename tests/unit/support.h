@@ -9,9 +9,9 @@
 
 #include <cmocka.h>
 
-const char *test_env(const char *name);                   /* fails the test when unset */
+const char *test_env(const char *name); /* fails the test when unset */
 int test_threads(void); /* compute threads: 2, or GLIA_TEST_THREADS (ThreadSanitizer cannot see OpenMP's own locks) */
-const char *tiny_model(const char *family);               /* path of a generated model; static buffer */
+const char *tiny_model(const char *family); /* path of a generated model; static buffer */
 glia_model *open_model(const char *path, int n_parallel, int n_ctx, int n_batch); /* f32 cache, no flash attention */
 
 typedef struct rows {

@@ -39,11 +39,25 @@ static void messages_are_one_printable_line(void **s) {
 
 static void utf8_follows_rfc_3629(void **s) {
     (void)s;
-    static const struct { const char *bytes; bool ok; size_t whole; } rows[] = {
-        {"plain", true, 5}, {"\xc3\xa9", true, 2}, {"\xe2\x82\xac", true, 3}, {"\xf0\x9f\x98\x80", true, 4},
-        {"a\xc3", false, 1}, {"a\xe2\x82", false, 1}, {"a\xf0\x9f\x98", false, 1}, /* cut, may be completed */
-        {"\xc0\xaf", false, 2}, {"\xe0\x80\xaf", false, 3}, {"\xed\xa0\x80", false, 3}, /* overlong, surrogate */
-        {"\xf4\x90\x80\x80", false, 4}, {"\xf8\x88\x80\x80\x80", false, 5}, {"\x80", false, 1}, {"\xff", false, 1},
+    static const struct {
+        const char *bytes;
+        bool ok;
+        size_t whole;
+    } rows[] = {
+        {"plain", true, 5},
+        {"\xc3\xa9", true, 2},
+        {"\xe2\x82\xac", true, 3},
+        {"\xf0\x9f\x98\x80", true, 4},
+        {"a\xc3", false, 1},
+        {"a\xe2\x82", false, 1},
+        {"a\xf0\x9f\x98", false, 1}, /* cut, may be completed */
+        {"\xc0\xaf", false, 2},
+        {"\xe0\x80\xaf", false, 3},
+        {"\xed\xa0\x80", false, 3}, /* overlong, surrogate */
+        {"\xf4\x90\x80\x80", false, 4},
+        {"\xf8\x88\x80\x80\x80", false, 5},
+        {"\x80", false, 1},
+        {"\xff", false, 1},
         {"a\xe0\x80", false, 3}, /* cannot become a character: not held back */
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -94,8 +108,8 @@ static void points_have_names_and_meanings(void **s) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_status_has_a_wire_form), cmocka_unit_test(messages_are_one_printable_line),
-        cmocka_unit_test(utf8_follows_rfc_3629), cmocka_unit_test(buffer_remembers_a_failed_append),
+        cmocka_unit_test(every_status_has_a_wire_form),   cmocka_unit_test(messages_are_one_printable_line),
+        cmocka_unit_test(utf8_follows_rfc_3629),          cmocka_unit_test(buffer_remembers_a_failed_append),
         cmocka_unit_test(points_have_names_and_meanings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,8 +66,11 @@ static void fill_job(glia_model *m, job *j, int i) {
             glia_point_info pi;
             if ((p + il + i) % 3 && i != 1) continue; /* every request wants something else, one wants all */
             if (glia_model_point(m, (glia_point)p, il, &pi) && pi.grade == GLIA_GRADE_ABSENT) continue;
-            j->hooks[n++] = (glia_hook){.point = (glia_point)p, .layer = il,
-                                        .phases = i == 3 ? GLIA_PHASE_GENERATED : i == 4 ? GLIA_PHASE_PROMPT : GLIA_PHASE_ALL};
+            j->hooks[n++] = (glia_hook){.point = (glia_point)p,
+                                        .layer = il,
+                                        .phases = i == 3   ? GLIA_PHASE_GENERATED
+                                                  : i == 4 ? GLIA_PHASE_PROMPT
+                                                           : GLIA_PHASE_ALL};
         }
     }
     j->p.hooks = j->hooks, j->p.n_hooks = n;
@@ -122,7 +125,8 @@ static void check_mixed(glia_model *m, double tolerance) {
                 assert_int_equal(a->n, b->n);
                 if (!a->n) continue;
                 double e = worst_error(a->data, b->data, (size_t)a->n * (size_t)a->width);
-                if (!(e <= tolerance)) fail_msg("job %d hook %zu (%s): %.3g", i, h, glia_point_name(j->hooks[h].point), e);
+                if (!(e <= tolerance))
+                    fail_msg("job %d hook %zu (%s): %.3g", i, h, glia_point_name(j->hooks[h].point), e);
                 if (e > top) top = e;
             }
             result_free(res);
@@ -142,7 +146,8 @@ static void mixed_batch_on_sliding_windows_and_fused_qkv(void **s) {
     static const char *const families[] = {"gemma2", "gpt2"};
     for (int i = 0; i < 2; i++) {
         glia_model *m = open_model(tiny_model(families[i]), 4, 128, 32);
-        check_mixed(m, 2e-3); /* ggml's GELU goes through a half-precision table: a last bit before it may flip an entry */
+        check_mixed(m,
+                    2e-3); /* ggml's GELU goes through a half-precision table: a last bit before it may flip an entry */
         glia_model_close(m);
     }
 }
@@ -212,7 +217,8 @@ static void cached_prefix_never_swallows_a_wanted_row(void **s) {
     assert_int_equal(all->usage.n_cached, 0);
     assert_int_equal(all->hook[0].n, 52);
     const int64_t late[] = {30, -1};
-    glia_hook some = {.point = GLIA_POINT_RESID_POST, .layer = 2, .phases = GLIA_PHASE_PROMPT, .positions = late, .n_positions = 2};
+    glia_hook some = {
+        .point = GLIA_POINT_RESID_POST, .layer = 2, .phases = GLIA_PHASE_PROMPT, .positions = late, .n_positions = 2};
     p.hooks = &some, p.n_hooks = 1;
     result *few = run_request(shared, &p);
     assert_int_equal(few->usage.n_cached, 30);
@@ -279,7 +285,11 @@ static void bad_hooks_name_themselves(void **s) {
     (void)s;
     const int64_t far[] = {128}, before[] = {-10};
     const int32_t head[] = {4};
-    const struct { glia_hook h; glia_status st; const char *says; } rows[] = {
+    const struct {
+        glia_hook h;
+        glia_status st;
+        const char *says;
+    } rows[] = {
         {{.point = GLIA_POINT_RESID_POST, .layer = 3, .phases = 3}, GLIA_EINVAL, "layers 0 to 2"},
         {{.point = GLIA_POINT_RESID_POST, .layer = -1, .phases = 3}, GLIA_EINVAL, "layer -1"},
         {{.point = (glia_point)77, .phases = 3}, GLIA_EINVAL, "no such point"},
@@ -499,7 +509,13 @@ static void every_failing_allocation_of_submit_is_an_error(void **s) {
     (void)s;
     const int64_t pos[] = {1, 2};
     const int32_t head[] = {1};
-    glia_hook h = {.point = GLIA_POINT_Z, .layer = 1, .phases = 3, .positions = pos, .n_positions = 2, .heads = head, .n_heads = 1};
+    glia_hook h = {.point = GLIA_POINT_Z,
+                   .layer = 1,
+                   .phases = 3,
+                   .positions = pos,
+                   .n_positions = 2,
+                   .heads = head,
+                   .n_heads = 1};
     glia_request_params p = greedy(tokens(9, 0, 5), 9, 2);
     p.hooks = &h, p.n_hooks = 1, p.stop = (const char *const[]){"\x01\x02"}, p.n_stop = 1;
     p.sampling.bias = &(glia_logit_bias){3, 1}, p.sampling.n_bias = 1;
@@ -566,10 +582,21 @@ static void every_sampler_stage_acts(void **s) {
     p.sampling = neutral;
     result *drawn = run_request(shared, &p);
     assert_memory_not_equal(plain->ids, drawn->ids, 60 * sizeof(int32_t));
-    struct { const char *name; glia_sampling v; bool to_greedy; } rows[] = {
-        {"top_k 1 is greedy", neutral, true}, {"top_p ~0 is greedy", neutral, true}, {"min_p 1 is greedy", neutral, true},
-        {"top_n_sigma 0 changes", neutral, false}, {"typical", neutral, false}, {"xtc", neutral, false},
-        {"repeat", neutral, false}, {"frequency", neutral, false}, {"dry", neutral, false}, {"mirostat 1", neutral, false},
+    struct {
+        const char *name;
+        glia_sampling v;
+        bool to_greedy;
+    } rows[] = {
+        {"top_k 1 is greedy", neutral, true},
+        {"top_p ~0 is greedy", neutral, true},
+        {"min_p 1 is greedy", neutral, true},
+        {"top_n_sigma 0 changes", neutral, false},
+        {"typical", neutral, false},
+        {"xtc", neutral, false},
+        {"repeat", neutral, false},
+        {"frequency", neutral, false},
+        {"dry", neutral, false},
+        {"mirostat 1", neutral, false},
         {"mirostat 2", neutral, false},
     };
     rows[0].v.top_k = 1, rows[1].v.top_p = 1e-6f, rows[2].v.min_p = 1;
@@ -577,7 +604,8 @@ static void every_sampler_stage_acts(void **s) {
     rows[5].v.xtc_probability = 1, rows[5].v.xtc_threshold = 0.01f;
     rows[6].v.penalty_repeat = 3, rows[6].v.penalty_last_n = -1;
     rows[7].v.penalty_frequency = 5;
-    rows[8].v = neutral, rows[8].v.temperature = 0, rows[8].v.dry_multiplier = 50, rows[8].v.dry_base = 4, rows[8].v.dry_allowed_length = 0;
+    rows[8].v = neutral, rows[8].v.temperature = 0, rows[8].v.dry_multiplier = 50, rows[8].v.dry_base = 4,
+    rows[8].v.dry_allowed_length = 0;
     rows[9].v.mirostat = 1, rows[9].v.mirostat_tau = 1, rows[10].v.mirostat = 2, rows[10].v.mirostat_tau = 1;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         p.sampling = rows[i].v;
@@ -650,7 +678,8 @@ static void chat_template_renders_and_tokenises(void **s) {
     size_t n, n_ids;
     int32_t *ids;
     bool add;
-    const char *chat = "[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"hi \xf0\x9f\x98\x80\"}]";
+    const char *chat =
+        "[{\"role\":\"system\",\"content\":\"Be brief.\"},{\"role\":\"user\",\"content\":\"hi \xf0\x9f\x98\x80\"}]";
     assert_int_equal(glia_model_chat_prompt(shared, chat, strlen(chat), &text, &n, &add, &err), GLIA_OK);
     assert_non_null(strstr(text, "<|im_start|>user\nhi \xf0\x9f\x98\x80<|im_end|>\n<|im_start|>assistant\n"));
     assert_int_equal(glia_model_tokenize(shared, text, n, add, true, &ids, &n_ids, &err), GLIA_OK);

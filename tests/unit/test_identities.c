@@ -58,7 +58,8 @@ static int setup(void **s) {
     res = run_request(m, &rp);
     assert_int_equal(res->err.status, GLIA_OK);
     glia_free(ids);
-    file = gguf_init_from_file(test_env("GLIA_TEST_MODEL"), (struct gguf_init_params){.no_alloc = false, .ctx = &weights});
+    file =
+        gguf_init_from_file(test_env("GLIA_TEST_MODEL"), (struct gguf_init_params){.no_alloc = false, .ctx = &weights});
     assert_non_null(file);
     int64_t k = gguf_find_key(file, "llama.attention.layer_norm_rms_epsilon");
     eps = gguf_get_val_f32(file, k);
@@ -98,10 +99,14 @@ static void residual_stream_is_the_sum_of_its_parts(void **s) {
     for (int il = 0; il < info.n_layer; il++) {
         for (int t = 0; t < ROWS; t++) {
             float sum[4096];
-            for (int i = 0; i < info.n_embd; i++) sum[i] = at(GLIA_POINT_RESID_PRE, il, t)[i] + at(GLIA_POINT_ATTN_OUT_POST, il, t)[i];
-            check("resid_mid = resid_pre + attn_out_post", il, at(GLIA_POINT_RESID_MID, il, t), sum, (size_t)info.n_embd, 1e-6);
-            for (int i = 0; i < info.n_embd; i++) sum[i] = at(GLIA_POINT_RESID_MID, il, t)[i] + at(GLIA_POINT_MLP_OUT_POST, il, t)[i];
-            check("resid_post = resid_mid + mlp_out_post", il, at(GLIA_POINT_RESID_POST, il, t), sum, (size_t)info.n_embd, 1e-6);
+            for (int i = 0; i < info.n_embd; i++)
+                sum[i] = at(GLIA_POINT_RESID_PRE, il, t)[i] + at(GLIA_POINT_ATTN_OUT_POST, il, t)[i];
+            check("resid_mid = resid_pre + attn_out_post", il, at(GLIA_POINT_RESID_MID, il, t), sum,
+                  (size_t)info.n_embd, 1e-6);
+            for (int i = 0; i < info.n_embd; i++)
+                sum[i] = at(GLIA_POINT_RESID_MID, il, t)[i] + at(GLIA_POINT_MLP_OUT_POST, il, t)[i];
+            check("resid_post = resid_mid + mlp_out_post", il, at(GLIA_POINT_RESID_POST, il, t), sum,
+                  (size_t)info.n_embd, 1e-6);
             size_t row = (size_t)info.n_embd * sizeof(float);
             if (il) assert_memory_equal(at(GLIA_POINT_RESID_PRE, il, t), at(GLIA_POINT_RESID_POST, il - 1, t), row);
             else assert_memory_equal(at(GLIA_POINT_RESID_PRE, 0, t), at(GLIA_POINT_EMBEDDINGS, 0, t), row);
@@ -153,11 +158,13 @@ static void check_within(const char *what, int il, const float *got, const float
     double gg = 0, ww = 0, gw = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!(fabs((double)got[i] - (double)want[i]) <= (double)slack[i])) {
-            fail_msg("layer %d: %s, column %d is %g, not %g ± %g", il, what, (int)i, (double)got[i], (double)want[i], (double)slack[i]);
+            fail_msg("layer %d: %s, column %d is %g, not %g ± %g", il, what, (int)i, (double)got[i], (double)want[i],
+                     (double)slack[i]);
         }
         gg += (double)got[i] * got[i], ww += (double)want[i] * want[i], gw += (double)got[i] * want[i];
     }
-    if (!(gw / sqrt(gg * ww) > 0.98)) fail_msg("layer %d: %s points elsewhere, cosine %g", il, what, gw / sqrt(gg * ww));
+    if (!(gw / sqrt(gg * ww) > 0.98))
+        fail_msg("layer %d: %s points elsewhere, cosine %g", il, what, gw / sqrt(gg * ww));
 }
 
 static void check_product(const char *what, int il, const char *w_name, glia_point in, glia_point out) {
@@ -187,9 +194,11 @@ static void mlp_activation_is_silu_gate_times_up(void **s) {
     (void)s;
     for (int il = 0; il < info.n_layer; il++) {
         int64_t n_in, n_out;
-        float *g = weight("blk.%d.ffn_gate.weight", il, &n_in, &n_out), *u = weight("blk.%d.ffn_up.weight", il, &n_in, &n_out);
+        float *g = weight("blk.%d.ffn_gate.weight", il, &n_in, &n_out),
+              *u = weight("blk.%d.ffn_up.weight", il, &n_in, &n_out);
         size_t n = (size_t)n_out;
-        float *a = malloc(n * sizeof *a), *b = malloc(n * sizeof *b), *da = malloc(n * sizeof *da), *db = malloc(n * sizeof *db);
+        float *a = malloc(n * sizeof *a), *b = malloc(n * sizeof *b), *da = malloc(n * sizeof *da),
+              *db = malloc(n * sizeof *db);
         for (int t = 0; t < ROWS; t += 7) {
             product(g, n_in, n_out, at(GLIA_POINT_MLP_IN, il, t), a, da);
             product(u, n_in, n_out, at(GLIA_POINT_MLP_IN, il, t), b, db);
@@ -220,7 +229,8 @@ static void z_is_attention_over_the_captured_q_k_and_values(void **s) {
                     double dot = 0;
                     for (int i = 0; i < hd; i += 2) { /* rotating both by their positions = rotating by the distance */
                         double a = (double)(t - j) * pow(theta, -(double)i / hd), c = cos(a), n = sin(a);
-                        dot += ((double)q[i] * k[i] + (double)q[i + 1] * k[i + 1]) * c - ((double)q[i] * k[i + 1] - (double)q[i + 1] * k[i]) * -n;
+                        dot += ((double)q[i] * k[i] + (double)q[i + 1] * k[i + 1]) * c -
+                               ((double)q[i] * k[i + 1] - (double)q[i + 1] * k[i]) * -n;
                     }
                     p[j] = dot / sqrt(hd);
                     if (p[j] > top) top = p[j];
@@ -229,7 +239,8 @@ static void z_is_attention_over_the_captured_q_k_and_values(void **s) {
                 float want[512];
                 for (int i = 0; i < hd; i++) {
                     double z = 0;
-                    for (int j = 0; j <= t; j++) z += p[j] / sum * (double)at(GLIA_POINT_VALUE, il, j)[h / group * hd + i];
+                    for (int j = 0; j <= t; j++)
+                        z += p[j] / sum * (double)at(GLIA_POINT_VALUE, il, j)[h / group * hd + i];
                     want[i] = (float)z;
                 }
                 check("z = softmax(q k) value", il, at(GLIA_POINT_Z, il, t) + h * hd, want, (size_t)hd, 1e-4);
@@ -241,14 +252,17 @@ static void z_is_attention_over_the_captured_q_k_and_values(void **s) {
 static void rows_of_different_layers_and_tokens_differ(void **s) {
     (void)s; /* no identity can hold by rows that are all alike */
     for (int il = 1; il < info.n_layer; il++) {
-        assert_true(worst_error(at(GLIA_POINT_RESID_POST, il, 3), at(GLIA_POINT_RESID_POST, il - 1, 3), (size_t)info.n_embd) > 1e-3);
-        assert_true(worst_error(at(GLIA_POINT_RESID_POST, il, 3), at(GLIA_POINT_RESID_POST, il, 4), (size_t)info.n_embd) > 1e-3);
+        assert_true(worst_error(at(GLIA_POINT_RESID_POST, il, 3), at(GLIA_POINT_RESID_POST, il - 1, 3),
+                                (size_t)info.n_embd) > 1e-3);
+        assert_true(worst_error(at(GLIA_POINT_RESID_POST, il, 3), at(GLIA_POINT_RESID_POST, il, 4),
+                                (size_t)info.n_embd) > 1e-3);
     }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(residual_stream_is_the_sum_of_its_parts), cmocka_unit_test(norms_are_rms_norms_of_the_stream),
+        cmocka_unit_test(residual_stream_is_the_sum_of_its_parts),
+        cmocka_unit_test(norms_are_rms_norms_of_the_stream),
         cmocka_unit_test(projections_are_the_weights_times_their_inputs),
         cmocka_unit_test(mlp_activation_is_silu_gate_times_up),
         cmocka_unit_test(z_is_attention_over_the_captured_q_k_and_values),

@@ -147,9 +147,12 @@ static void loading_can_be_cancelled(void **s) {
 
 static void bad_parameters_are_named(void **s) {
     (void)s;
-    static const struct { const char *param; int32_t parallel, batch, threads, ctx, gpu; } rows[] = {
-        {"parallel", -1, 0, 0, 0, 0}, {"parallel", 1000, 0, 0, 0, 0}, {"batch", 1, 8, 0, 0, 0}, {"threads", 1, 0, -4, 0, 0},
-        {"ctx", 1, 0, 0, -5, 0}, {"ctx", 1, 0, 0, 3, 0}, {"gpu-layers", 1, 0, 0, 0, -7}};
+    static const struct {
+        const char *param;
+        int32_t parallel, batch, threads, ctx, gpu;
+    } rows[] = {{"parallel", -1, 0, 0, 0, 0},  {"parallel", 1000, 0, 0, 0, 0}, {"batch", 1, 8, 0, 0, 0},
+                {"threads", 1, 0, -4, 0, 0},   {"ctx", 1, 0, 0, -5, 0},        {"ctx", 1, 0, 0, 3, 0},
+                {"gpu-layers", 1, 0, 0, 0, -7}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         glia_model *m;
         glia_model_params mp;
@@ -203,11 +206,14 @@ static void info_and_points_tell_the_truth(void **s) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(missing_file_and_folder_are_named), cmocka_unit_test(unreadable_file_is_refused),
+        cmocka_unit_test(missing_file_and_folder_are_named),
+        cmocka_unit_test(unreadable_file_is_refused),
         cmocka_unit_test(other_formats_are_refused_with_the_way_out),
-        cmocka_unit_test(truncation_at_any_length_is_refused), cmocka_unit_test(corrupt_headers_never_crash),
+        cmocka_unit_test(truncation_at_any_length_is_refused),
+        cmocka_unit_test(corrupt_headers_never_crash),
         cmocka_unit_test(model_larger_than_memory_is_refused_before_loading),
-        cmocka_unit_test(loading_can_be_cancelled), cmocka_unit_test(bad_parameters_are_named),
+        cmocka_unit_test(loading_can_be_cancelled),
+        cmocka_unit_test(bad_parameters_are_named),
         cmocka_unit_test(context_beyond_learned_positions_is_refused),
         cmocka_unit_test(info_and_points_tell_the_truth),
     };

@@ -29,7 +29,8 @@ static captured *capture(const char *family) {
             glia_point_info pi;
             assert_true(glia_model_point(m, (glia_point)p, il, &pi));
             if (pi.grade == GLIA_GRADE_ABSENT) continue;
-            c->place[p * L + il] = (glia_place){.grade = GLIA_GRADE_STRUCTURAL, .width = pi.width, .n_heads = pi.n_heads, .head_dim = pi.head_dim};
+            c->place[p * L + il] = (glia_place){
+                .grade = GLIA_GRADE_STRUCTURAL, .width = pi.width, .n_heads = pi.n_heads, .head_dim = pi.head_dim};
             at[n] = p * L + il;
             hooks[n++] = (glia_hook){.point = (glia_point)p, .layer = il, .phases = GLIA_PHASE_PROMPT};
         }
@@ -69,9 +70,11 @@ static void every_point_is_proven(void **s) {
         for (int i = 0; i < PLACES; i++) {
             int p = i / L;
             /* soft-capped scores are not a plain sigmoid: q and k may stay unproven */
-            bool capped = !strcmp(families[f], "gemma2") && (p == GLIA_POINT_Q || p == GLIA_POINT_K || p == GLIA_POINT_Q_ROT || p == GLIA_POINT_K_ROT);
+            bool capped = !strcmp(families[f], "gemma2") &&
+                          (p == GLIA_POINT_Q || p == GLIA_POINT_K || p == GLIA_POINT_Q_ROT || p == GLIA_POINT_K_ROT);
             if (c->rows[i] && c->place[i].grade < (capped ? GLIA_GRADE_STRUCTURAL : GLIA_GRADE_PROVEN)) {
-                fail_msg("%s: %s of layer %d is %s", families[f], glia_point_name((glia_point)(i / L)), i % L, glia_grade_name(c->place[i].grade));
+                fail_msg("%s: %s of layer %d is %s", families[f], glia_point_name((glia_point)(i / L)), i % L,
+                         glia_grade_name(c->place[i].grade));
             }
         }
         captured_free(c);
@@ -84,7 +87,9 @@ static void swapped_rows_are_not_proven(void **s) {
     int tried = 0, missed = 0;
     for (int i = 0; i < PLACES; i++) {
         for (int k = i + 1; k < PLACES; k++) {
-            if (!c->rows[i] || !c->rows[k] || c->place[i].width != c->place[k].width || c->place[i].head_dim != c->place[k].head_dim) continue;
+            if (!c->rows[i] || !c->rows[k] || c->place[i].width != c->place[k].width ||
+                c->place[i].head_dim != c->place[k].head_dim)
+                continue;
             if (!memcmp(c->rows[i], c->rows[k], n_bytes(c, i))) continue; /* one tensor under two names */
             float *t = c->rows[i];
             c->rows[i] = c->rows[k], c->rows[k] = t;
@@ -92,7 +97,8 @@ static void swapped_rows_are_not_proven(void **s) {
             tried++;
             if (c->place[i].grade == GLIA_GRADE_PROVEN && c->place[k].grade == GLIA_GRADE_PROVEN) {
                 missed++;
-                print_message("not noticed: %s.%d and %s.%d swapped\n", glia_point_name((glia_point)(i / L)), i % L, glia_point_name((glia_point)(k / L)), k % L);
+                print_message("not noticed: %s.%d and %s.%d swapped\n", glia_point_name((glia_point)(i / L)), i % L,
+                              glia_point_name((glia_point)(k / L)), k % L);
             }
             c->rows[k] = c->rows[i], c->rows[i] = t;
         }
@@ -116,7 +122,8 @@ static void rows_shifted_by_one_token_are_not_proven(void **s) {
         c->rows[i] = shifted;
         if (i / L != GLIA_POINT_EMBEDDINGS) {
             check(c);
-            if (i / L != GLIA_POINT_LM_HEAD && c->place[i].grade == GLIA_GRADE_PROVEN) fail_msg("%s.%d shifted is proven", glia_point_name((glia_point)(i / L)), i % L);
+            if (i / L != GLIA_POINT_LM_HEAD && c->place[i].grade == GLIA_GRADE_PROVEN)
+                fail_msg("%s.%d shifted is proven", glia_point_name((glia_point)(i / L)), i % L);
         }
         c->rows[i] = right;
         free(shifted);
@@ -137,8 +144,10 @@ static void constant_rows_prove_nothing(void **s) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_point_is_proven), cmocka_unit_test(swapped_rows_are_not_proven),
-        cmocka_unit_test(rows_shifted_by_one_token_are_not_proven), cmocka_unit_test(constant_rows_prove_nothing),
+        cmocka_unit_test(every_point_is_proven),
+        cmocka_unit_test(swapped_rows_are_not_proven),
+        cmocka_unit_test(rows_shifted_by_one_token_are_not_proven),
+        cmocka_unit_test(constant_rows_prove_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

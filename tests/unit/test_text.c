@@ -54,21 +54,30 @@ static void earliest_stop_string_wins(void **s) {
 static void utf8_is_never_cut(void **s) {
     (void)s;
     int hit;
-    assert_string_equal(feed(NULL, 0, P("a\xf0", "\x9f", "\x98", "\x80", "b"), &hit), "a\xf0\x9f\x98\x80" "b");
-    assert_string_equal(feed(P("\x80"), 1, P("\xf0\x9f", "\x98\x80", "z"), &hit), "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+    assert_string_equal(feed(NULL, 0, P("a\xf0", "\x9f", "\x98", "\x80", "b"), &hit), "a\xf0\x9f\x98\x80"
+                                                                                      "b");
+    assert_string_equal(feed(P("\x80"), 1, P("\xf0\x9f", "\x98\x80", "z"), &hit),
+                        "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
 }
 
 static void ill_formed_bytes_become_replacement_characters(void **s) {
     (void)s;
     int hit;
-    assert_string_equal(feed(NULL, 0, P("a\xff" "b", "\xe2\x82"), &hit), "a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd");
+    assert_string_equal(feed(NULL, 0,
+                             P("a\xff"
+                               "b",
+                               "\xe2\x82"),
+                             &hit),
+                        "a\xef\xbf\xbd"
+                        "b\xef\xbf\xbd\xef\xbf\xbd");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stop_string_is_found_across_tokens),
         cmocka_unit_test(held_text_comes_back_when_no_stop_string_follows),
-        cmocka_unit_test(earliest_stop_string_wins), cmocka_unit_test(utf8_is_never_cut),
+        cmocka_unit_test(earliest_stop_string_wins),
+        cmocka_unit_test(utf8_is_never_cut),
         cmocka_unit_test(ill_formed_bytes_become_replacement_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
