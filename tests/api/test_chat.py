@@ -108,14 +108,17 @@ class Chat(ApiTest):
         _, r = server.chat(max_tokens=2, logprobs=True)
         self.assertEqual([c["top_logprobs"] for c in r["choices"][0]["logprobs"]["content"]], [[], []])
 
-    def test_max_tokens_is_bounded_by_the_context(self):
+    def test_max_tokens_beyond_the_context_is_refused_with_what_is_left(self):
         long = "word " * 900
         _, tokens = server.post("/v1/tokenize", {"messages": [{"role": "user", "content": long}]})
         self.assertLess(tokens["count"], 1024)
-        status, r = server.chat(long, max_tokens=100000, ignore_eos=True)
-        self.assertEqual(status, 200)
-        self.assertEqual(r["choices"][0]["finish_reason"], "length")
-        self.assertLessEqual(r["usage"]["total_tokens"], 1025)
+        left = 1024 - tokens["count"]
+        status, r = server.chat(long, max_tokens=left + 1, ignore_eos=True)
+        self.assertEqual((status, r["error"]["param"], r["error"]["code"]), (400, "max_tokens", "context_length_exceeded"))
+        self.assertIn("at most %d are left" % left, r["error"]["message"])
+        status, r = server.chat(long, max_tokens=-1, ignore_eos=True)  # until the context is full
+        self.assertEqual((status, r["choices"][0]["finish_reason"]), (200, "length"))
+        self.assertEqual(r["usage"]["total_tokens"], 1024)
 
 
 class Sampling(ApiTest):
