@@ -261,6 +261,9 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
                                 (long long)rows[i].lo, (long long)rows[i].hi);
         }
     }
+    if (p->kv_type == GLIA_KV_Q8_0 && p->flash == GLIA_FLASH_OFF) {
+        return glia_fail_at(err, GLIA_EINVAL, "cache-type", "a q8_0 cache needs flash attention: leave --flash-attn on");
+    }
     if (p->n_ctx > 0 && p->n_ctx < 16) return glia_fail_at(err, GLIA_EINVAL, "ctx", "ctx must be at least 16");
     return GLIA_OK;
 }

@@ -165,6 +165,23 @@ static void bad_parameters_are_named(void **s) {
     }
 }
 
+static void quantized_cache_needs_flash_attention(void **s) {
+    (void)s;
+    glia_model *m;
+    glia_model_params mp;
+    glia_err err;
+    glia_point_info p;
+    glia_model_params_init(&mp);
+    mp.path = tiny_model("qwen3"), mp.n_parallel = 1, mp.kv_type = GLIA_KV_Q8_0, mp.flash = GLIA_FLASH_OFF;
+    assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_EINVAL);
+    assert_string_equal(err.param, "cache-type");
+    mp.flash = GLIA_FLASH_ON;
+    assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);
+    assert_true(glia_model_point(m, GLIA_POINT_Z, 1, &p)); /* rounded keys and values, the same identities */
+    assert_int_equal(p.grade, GLIA_GRADE_PROVEN);
+    glia_model_close(m);
+}
+
 static void context_beyond_learned_positions_is_refused(void **s) {
     (void)s;
     glia_model *m;
@@ -214,6 +231,7 @@ int main(void) {
         cmocka_unit_test(model_larger_than_memory_is_refused_before_loading),
         cmocka_unit_test(loading_can_be_cancelled),
         cmocka_unit_test(bad_parameters_are_named),
+        cmocka_unit_test(quantized_cache_needs_flash_attention),
         cmocka_unit_test(context_beyond_learned_positions_is_refused),
         cmocka_unit_test(info_and_points_tell_the_truth),
     };
