@@ -608,7 +608,8 @@ static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const c
     }
 }
 
-/* llama_decode with the tap armed when some hook wants rows.  0: done, 2: aborted, else failed. */
+/* llama_decode with the tap armed when some hook wants rows.  0: done, 2: the batch's rows are not in the cache, run
+ * what is left of it again, else failed. */
 static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160]) {
     *tapped = GLIA_TAP_OK;
     if (!w->n_wants) return llama_decode(w->ctx, w->batch);
@@ -623,7 +624,10 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
         /* a graph that was not seen at load: take the rows back, map this graph, run once more */
         for (int32_t i = 0; i < w->batch.n_tokens; i++) n_out += w->batch.logits[i];
         undo(w);
-        if (make_atlas(w->ctx, w->n_slots, w->m->info.n_layer, &at, NULL)) break;
+        if (make_atlas(w->ctx, w->n_slots, w->m->info.n_layer, &at, NULL)) {
+            fail_batch(w, true, GLIA_EUNPROVEN, why); /* the others run again: their rows were taken back, too */
+            return 2;
+        }
         glia_tap_take_atlas(w->tap, w->batch.n_tokens > 1, n_out > 0, at);
     }
     return rc;
@@ -636,7 +640,7 @@ static void pass(glia_worker *w) {
     w->n_wants = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
-        if (s->n_rows && !want_rows(w, s)) { /* its rows stay in the batch of this turn, harmless: forget them after */
+        if (s->n_rows && !want_rows(w, s)) { /* nothing has run yet: the others come again next turn */
             fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
             return;
         }
