@@ -19,7 +19,7 @@ configure = @if [ ! -f $(1)/CMakeCache.txt ] || [ -n "$(CMAKE_FLAGS)" ]; then \
 	    $(if $(filter-out .deps,$(DEPS)),-DGLIA_DEPS_DIR=$(abspath $(DEPS))) $(2) $(CMAKE_FLAGS) >$(1).log 2>&1 || { cat $(1).log; rm -f $(1).log; exit 1; }; rm -f $(1).log; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help all deps build demo run test archs check check-asan unit asan tsan fuzz bench install tidy format clean distclean
+.PHONY: help all deps sdks build demo run test docs archs check check-asan unit asan tsan fuzz bench install tidy format clean distclean
 
 help:
 	@echo "Glia: local language models with open activations"
@@ -33,6 +33,7 @@ help:
 	@echo "  make tsan      unit tests under ThreadSanitizer (build-tsan/)"
 	@echo "  make fuzz      run every fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS) (build-fuzz/, installs clang)"
 	@echo "  make archs     classify and prove every architecture llama.cpp can generate; writes docs/ARCHS.md"
+	@echo "  make docs      docs/openapi.json and the tables of docs/HOOKS.md, as the program says them"
 	@echo "  make bench     Glia against llama-server, capture against no capture; writes bench/RESULTS.md"
 	@echo "  make install   to PREFIX=$(PREFIX) (DESTDIR is honoured)"
 	@echo "  make deps      install and fetch what is missing into $(DEPS)/; the others call it"
@@ -48,6 +49,9 @@ all: build
 deps:
 	@tools/deps.sh
 
+sdks: deps
+	@tools/sdks.sh
+
 build: deps
 	$(call configure,$(BUILD),)
 	@cmake --build $(BUILD) --parallel $(JOBS)
@@ -58,17 +62,21 @@ demo: build
 run: build
 	@$(BUILD)/glia serve --model $(MODEL) $(ARGS)
 
-test: deps
+test: deps sdks
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory build-asan
 	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz"
+
+docs: build
+	@$(BUILD)/glia openapi >docs/openapi.json
+	@$(BUILD)/glia help hooks | python3 tools/hooks_page.py docs/HOOKS.md
 
 archs: build
 	@rm -rf $(BUILD)/archs && mkdir -p $(BUILD)/archs && $(BUILD)/llama_archs -o $(BUILD)/archs >/dev/null 2>&1
 	@python3 tools/archs.py --glia $(BUILD)/glia --models $(BUILD)/archs --out docs/ARCHS.md
 	@rm -rf $(BUILD)/archs
 
-check: build
+check: build sdks
 	@tools/run_tests.sh $(BUILD):"":"$(TESTS)"
 
 unit: build
@@ -79,7 +87,7 @@ build-asan: deps
 	$(call configure,build-asan,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O1 -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DGLIA_SANITIZE=address$(comma)undefined)
 	@cmake --build build-asan --parallel $(JOBS)
 
-asan check-asan: build-asan
+asan check-asan: build-asan sdks
 	@tools/run_tests.sh build-asan:"unit|api|fault|fuzz":"$(TESTS)"
 
 build-tsan: deps

@@ -14,10 +14,20 @@
 
 /* resid_pre is the stream entering a block: the embeddings and what every block but the last leaves.  The last block's
  * resid_post is apart: llama.cpp trims that block to output rows, so wanting all of them buys every token's logits. */
-enum mode { MODE_NONE, MODE_ONE, MODE_RESID, MODE_RESID_POST, MODE_ALL, N_MODES };
-static const char *const mode_name[N_MODES] = {"none", "resid_post of one layer", "resid_pre of all layers",
-                                               "resid_post of all layers", "all points of all layers"};
-static const glia_point mode_point[N_MODES] = {0, GLIA_POINT_RESID_POST, GLIA_POINT_RESID_PRE, GLIA_POINT_RESID_POST};
+enum mode {
+    MODE_NONE, MODE_ONE, MODE_RESID, MODE_RESID_POST, MODE_ALL,
+    MODE_PROBS_ONE, MODE_PROBS, MODE_PROBS_LAST, MODE_SCORES, MODE_HEADS, MODE_LENS, N_MODES
+};
+static const char *const mode_name[N_MODES] = {
+    "none", "resid_post of one layer", "resid_pre of all layers", "resid_post of all layers", "all points of all layers",
+    "attn_probs of one layer", "attn_probs of all layers", "attn_probs, last row, all layers",
+    "attn_scores of all layers", "attn_head_out of all layers", "lens_in of all layers"};
+static const glia_point mode_point[N_MODES] = {
+    [MODE_ONE] = GLIA_POINT_RESID_POST, [MODE_RESID] = GLIA_POINT_RESID_PRE, [MODE_RESID_POST] = GLIA_POINT_RESID_POST,
+    [MODE_PROBS_ONE] = GLIA_POINT_ATTN_PROBS, [MODE_PROBS] = GLIA_POINT_ATTN_PROBS,
+    [MODE_PROBS_LAST] = GLIA_POINT_ATTN_PROBS, [MODE_SCORES] = GLIA_POINT_ATTN_SCORES,
+    [MODE_HEADS] = GLIA_POINT_ATTN_HEAD_OUT, [MODE_LENS] = GLIA_POINT_LENS_IN};
+static const int64_t last_row[] = {-1};
 enum work { WORK_PREFILL, WORK_DECODE, N_WORKS };
 static const char *const work_name[N_WORKS] = {"prefill", "decode"};
 
@@ -55,11 +65,14 @@ static void hooks_make(bench *b, enum mode mode) {
     if (!h) die("out of memory", NULL);
     size_t n = 0;
     for (int32_t layer = 0; mode != MODE_NONE && layer < b->info.n_layer; layer++) {
-        if (mode == MODE_ONE && layer != b->info.n_layer / 2) continue;
+        if ((mode == MODE_ONE || mode == MODE_PROBS_ONE) && layer != b->info.n_layer / 2) continue;
         for (int p = 0; p < GLIA_N_POINTS; p++) {
             glia_point_info pi;
             if (!glia_point_has_layer((glia_point)p) || (mode != MODE_ALL && p != (int)mode_point[mode])) continue;
             if (!glia_model_point(b->model, (glia_point)p, layer, &pi) || pi.grade < GLIA_GRADE_STRUCTURAL) continue;
+            /* "all points" are what is read; what is computed once more or from weights has rows of its own */
+            if (mode == MODE_ALL && (pi.by_position || p == GLIA_POINT_ATTN_HEAD_OUT || p == GLIA_POINT_LENS_IN)) continue;
+            if (mode == MODE_PROBS_LAST) h[n].positions = last_row, h[n].n_positions = 1;
             h[n].point = (glia_point)p;
             h[n].layer = layer;
             h[n].phases = GLIA_PHASE_ALL;
@@ -114,6 +127,7 @@ static sample run(bench *b, enum work work, enum mode mode) {
             break;
         case GLIA_EVENT_DONE: done = true; break;
         case GLIA_EVENT_ERROR: die("request", &ev->u.error); break;
+        case GLIA_EVENT_PROMPT_TOKEN:
         case GLIA_EVENT_PROGRESS: break;
         }
         glia_event_free(ev);
@@ -162,22 +176,25 @@ static void compare(bench *b, enum work work, enum mode mode) {
 
 int main(int argc, char **argv) {
     bench b = {.n_prefill = 512, .n_decode = 128, .n_rounds = 7, .seed = 1};
+    bool only_attention = false;
     glia_model_params mp;
     glia_model_params_init(&mp);
     mp.n_parallel = 1;
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(argv[i], "--json")) { b.json = true; continue; }
+        if (!strcmp(argv[i], "--attention")) { only_attention = true; continue; }
         if (!value) { fprintf(stderr, "bench_tap: %s: no value\n", argv[i]); return 2; }
         if (!strcmp(argv[i], "--model")) mp.path = value;
         else if (!strcmp(argv[i], "--rounds")) b.n_rounds = atoi(value);
         else if (!strcmp(argv[i], "--prefill")) b.n_prefill = atoi(value);
         else if (!strcmp(argv[i], "--decode")) b.n_decode = atoi(value);
         else if (!strcmp(argv[i], "--threads")) mp.n_threads = atoi(value);
+        else if (!strcmp(argv[i], "--flash-attn")) mp.flash = strcmp(value, "off") ? GLIA_FLASH_ON : GLIA_FLASH_OFF;
         else if (!strcmp(argv[i], "--gpu-layers")) mp.n_gpu_layers = atoi(value);
         else {
             fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--threads N] "
-                            "[--gpu-layers N] [--json]\n");
+                            "[--gpu-layers N] [--flash-attn on|off] [--attention] [--json]\n");
             return 2;
         }
         i++;
@@ -199,7 +216,9 @@ int main(int argc, char **argv) {
     }
     for (int m = 0; m < N_MODES; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
     for (int w = 0; w < N_WORKS; w++) {
-        for (int m = MODE_NONE; m < N_MODES; m++) compare(&b, (enum work)w, (enum mode)m);
+        for (int m = MODE_NONE; m < N_MODES; m++) {
+            if (m == MODE_NONE || !only_attention || m >= MODE_PROBS_ONE) compare(&b, (enum work)w, (enum mode)m);
+        }
     }
     for (int m = 0; m < N_MODES; m++) free(b.hooks[m]);
     glia_model_close(b.model);

@@ -21,9 +21,11 @@ def main():
         ap.add_argument("--" + name, type=int, default=value)
     a = ap.parse_args()
     hd = a.embd // a.heads
-    mktiny.N_LAYER, mktiny.N_CTX, mktiny.N_EMBD, mktiny.N_HEAD = a.layers, a.ctx, a.embd, a.heads
-    mktiny.FAMILIES["llama"].update(head_dim=hd, n_kv=a.kv, n_ff=a.ff)
-    kv = [(k, t, 1 if k == "general.file_type" else v) for k, t, v in mktiny.metadata("llama")]
+    mine = {"general.file_type": 1, "llama.block_count": a.layers, "llama.context_length": a.ctx, "llama.embedding_length": a.embd,
+            "llama.feed_forward_length": a.ff, "llama.attention.head_count": a.heads, "llama.attention.head_count_kv": a.kv,
+            "llama.attention.key_length": hd, "llama.attention.value_length": hd, "llama.rope.dimension_count": hd}
+    kv = [(k, t, mine.get(k, v)) for k, t, v in mktiny.metadata("llama")]
+    assert set(mine) <= {k for k, _, _ in kv}
     vocab = mktiny.N_VOCAB
     shapes = [("token_embd.weight", (a.embd, vocab)), ("output.weight", (a.embd, vocab)), ("output_norm.weight", (a.embd,))]
     for i in range(a.layers):

@@ -5,6 +5,7 @@
 # Environment of every test:
 #   GLIA_TEST_MODEL  SmolLM2-135M-Instruct Q4_1       GLIA_TINY_DIR    generated tiny models, one per architecture
 #   GLIA_BIN         the built program                GLIA_SOURCE_DIR  root of the source tree
+#   GLIA_SDK_DIR     clients of other APIs (tools/sdks.sh): python/, js/node_modules
 # OMP_WAIT_POLICY=passive: threads that spin at barriers take minutes when the machine has something else to do.
 # Exit status 77 means skipped as a whole.  tools/run_tests.sh runs and counts them.
 include(CTest)
@@ -16,7 +17,10 @@ set(GLIA_TEST_MODEL
     CACHE FILEPATH "model for the tests that need a real one")
 set(GLIA_TINY_DIR "${CMAKE_BINARY_DIR}/tiny")
 set(test_env "GLIA_TEST_MODEL=${GLIA_TEST_MODEL}" "GLIA_TINY_DIR=${GLIA_TINY_DIR}" "GLIA_BIN=${CMAKE_BINARY_DIR}/glia"
-    "GLIA_SOURCE_DIR=${CMAKE_SOURCE_DIR}" "PYTHONDONTWRITEBYTECODE=1" "OMP_WAIT_POLICY=passive" ${GLIA_TEST_ENV})
+    "GLIA_SOURCE_DIR=${CMAKE_SOURCE_DIR}" "GLIA_SDK_DIR=${GLIA_DEPS_DIR}/sdk"
+    "PYTHONDONTWRITEBYTECODE=1" "OMP_WAIT_POLICY=passive"
+    "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache" ${GLIA_TEST_ENV})
+file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/cache")
 set(slow 1)
 if(GLIA_SANITIZE)
     set(slow 3)
@@ -28,10 +32,11 @@ math(EXPR api_timeout "300 * ${slow}")
 set(tiny_done "")
 if(EXISTS "${CMAKE_SOURCE_DIR}/tools/tiny/mktiny.py")
     set(tiny_done "${GLIA_TINY_DIR}/.done")
+    file(GLOB tiny_recipes CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/tools/tiny/recipes/*.json")
     add_custom_command(OUTPUT "${tiny_done}"
         COMMAND "${Python3_EXECUTABLE}" "${CMAKE_SOURCE_DIR}/tools/tiny/mktiny.py" --all "${GLIA_TINY_DIR}"
         COMMAND "${CMAKE_COMMAND}" -E touch "${tiny_done}"
-        DEPENDS "${CMAKE_SOURCE_DIR}/tools/tiny/mktiny.py" VERBATIM COMMENT "tiny test models")
+        DEPENDS "${CMAKE_SOURCE_DIR}/tools/tiny/mktiny.py" ${tiny_recipes} VERBATIM COMMENT "tiny test models")
     add_custom_target(glia_tiny ALL DEPENDS "${tiny_done}")
 endif()
 
@@ -54,11 +59,11 @@ if(CMOCKA_FOUND AND TARGET libglia)
     target_include_directories(glia_test_common SYSTEM INTERFACE ${llama_c} ${yyjson_dir})
     target_compile_definitions(glia_test_common INTERFACE _GNU_SOURCE=)
     target_compile_options(glia_test_common INTERFACE ${warnings})
-    target_link_libraries(glia_test_common INTERFACE PkgConfig::CMOCKA PkgConfig::MHD)
+    target_link_libraries(glia_test_common INTERFACE PkgConfig::CMOCKA ${app_libs})
     # everything but main() in one archive, so that a test links only what it uses
     add_library(glia_for_tests STATIC ${lib_objects} ${app_objects})
     set_target_properties(glia_for_tests PROPERTIES LINKER_LANGUAGE CXX)
-    target_link_libraries(glia_for_tests PUBLIC glia_llama PkgConfig::MHD)
+    target_link_libraries(glia_for_tests PUBLIC glia_llama ${app_libs})
     if(support)
         add_library(glia_test_support OBJECT ${support})
         target_link_libraries(glia_test_support PRIVATE glia_test_common)
@@ -109,8 +114,15 @@ if(TARGET glia AND NOT GLIA_SANITIZE AND NOT GLIA_FUZZ AND EXISTS "${GLIA_LLAMA_
     target_include_directories(llama_archs SYSTEM PRIVATE ${llama_cxx})
     target_compile_options(llama_archs PRIVATE -w)
     target_link_libraries(llama_archs PRIVATE glia_llama)
+    set(archs_rows "")
+    if(CMOCKA_FOUND)
+        add_executable(archs_rows "${CMAKE_SOURCE_DIR}/tests/e2e/archs_rows.c" $<TARGET_OBJECTS:glia_test_support>)
+        target_link_libraries(archs_rows PRIVATE glia_test_common glia_for_tests)
+        set_target_properties(archs_rows PROPERTIES LINKER_LANGUAGE CXX RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/tests")
+        set(archs_rows "$<TARGET_FILE:archs_rows>")
+    endif()
     set_tests_properties(e2e.archs PROPERTIES
-        ENVIRONMENT "${test_env};GLIA_LLAMA_ARCHS=$<TARGET_FILE:llama_archs>" TIMEOUT 900)
+        ENVIRONMENT "${test_env};GLIA_LLAMA_ARCHS=$<TARGET_FILE:llama_archs>;GLIA_ARCHS_ROWS=${archs_rows}" TIMEOUT 900)
 endif()
 
 # -- fuzzers: tests/fuzz/fuzz_*.c (libFuzzer targets), corpus in tests/fuzz/corpus/<name>/.  With GLIA_FUZZ they are

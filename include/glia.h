@@ -71,24 +71,43 @@ const char *glia_llama_version(void);          /* version of the llama.cpp insid
     X(EMBEDDINGS, "embeddings", "token embedding rows, before scaling and positions")                                  \
     X(RESID_PRE, "resid_pre", "residual stream entering the block")                                                    \
     X(ATTN_IN, "attn_in", "attention input, after its norm")                                                           \
+    X(Q_NORM_IN, "q_norm_in", "queries before the q norm, where there is one")                                         \
+    X(K_NORM_IN, "k_norm_in", "keys before the k norm, where there is one")                                            \
     X(Q, "q", "queries of all heads before RoPE, after the q norm where there is one")                                 \
     X(K, "k", "keys of all KV heads before RoPE, after the k norm where there is one")                                 \
     X(Q_ROT, "q_rot", "queries after RoPE")                                                                            \
     X(K_ROT, "k_rot", "keys after RoPE")                                                                               \
     X(VALUE, "value", "values of all KV heads")                                                                        \
+    X(ATTN_SCORES, "attn_scores", "attention logits the softmax is taken of, per head over positions")                 \
+    X(ATTN_PROBS, "attn_probs", "attention probabilities, per head over positions")                                    \
     X(Z, "z", "attention-weighted values of all heads, before the output projection")                                  \
+    X(ATTN_GATE, "attn_gate", "gate that z is multiplied by; gated attention only")                                    \
+    X(Z_GATED, "z_gated", "z times its gate, input of the output projection; gated attention only")                    \
+    X(ATTN_HEAD_OUT, "attn_head_out", "z of each head through its part of the output projection")                      \
+    X(CONV_OUT, "conv_out", "output of a block's short convolution, after its activation")                             \
+    X(SSM_OUT, "ssm_out", "output of a state-space scan or linear attention, before the output projection")            \
     X(ATTN_OUT, "attn_out", "output of the attention's output projection")                                             \
     X(ATTN_OUT_POST, "attn_out_post", "what the attention adds to the residual stream")                                \
     X(RESID_MID, "resid_mid", "residual stream between attention and MLP")                                             \
     X(MLP_IN, "mlp_in", "MLP input, after its norm")                                                                   \
+    X(ROUTER_LOGITS, "router_logits", "router logits over the experts")                                                \
+    X(EXPERT_INDICES, "expert_indices", "experts chosen for the token")                                                \
+    X(EXPERT_WEIGHTS, "expert_weights", "weights of the chosen experts")                                               \
+    X(EXPERT_PRE, "expert_pre", "hidden values of each chosen expert before the activation function")                  \
+    X(EXPERT_LINEAR, "expert_linear", "the other branch of each chosen expert")                                        \
+    X(EXPERT_ACT, "expert_act", "hidden activations of each chosen expert, input of its down projection")              \
+    X(EXPERT_OUT, "expert_out", "output of each chosen expert, before its weight")                                     \
+    X(MOE_OUT, "moe_out", "weighted sum of the chosen experts, without the shared expert")                             \
+    X(SHARED_EXPERT_OUT, "shared_expert_out", "what the shared expert adds to the routed sum")                         \
     X(MLP_PRE, "mlp_pre", "MLP hidden values before the activation function (the gate where there is one)")            \
     X(MLP_LINEAR, "mlp_linear", "the MLP's other branch, which the activated gate is multiplied by")                   \
     X(MLP_ACT, "mlp_act", "MLP hidden activations, input of the down projection")                                      \
     X(MLP_OUT, "mlp_out", "output of the MLP's down projection")                                                       \
     X(MLP_OUT_POST, "mlp_out_post", "what the MLP adds to the residual stream")                                        \
     X(RESID_POST, "resid_post", "residual stream leaving the block")                                                   \
+    X(LENS_IN, "lens_in", "resid_post through the final norm: input of the logit lens")                                \
     X(FINAL_NORM, "final_norm", "residual stream after the last norm")                                                 \
-    X(LM_HEAD, "lm_head", "logits over the vocabulary")
+    X(LM_HEAD, "lm_head", "logits over the vocabulary, after a softcap or scale where there is one")
 
 typedef enum glia_point {
 #define X(id, name, meaning) GLIA_POINT_##id,
@@ -112,9 +131,11 @@ const char *glia_grade_name(glia_grade g);
 
 typedef struct glia_point_info {
     glia_grade grade;
-    int32_t width;      /* floats per row; 0 when absent */
-    int32_t n_heads;    /* > 0 for q, k, q_rot, k_rot, value, z: width = n_heads * head_dim */
-    int32_t head_dim;
+    int32_t width;      /* floats per row; 0 when absent or by_position */
+    int32_t n_heads;    /* > 0 for points with heads: width = n_heads * head_dim; k, k_rot, value: KV heads */
+    int32_t head_dim;   /* floats per head; 0 when by_position */
+    int32_t group;      /* > 0 for points with query heads: head h reads KV head h / group */
+    bool by_position;   /* attn_scores, attn_probs: a row is n_heads * n_cols, one column per position (glia_frame) */
     char reason[96];    /* why absent or ambiguous, "" otherwise */
 } glia_point_info;
 
@@ -138,12 +159,30 @@ typedef struct glia_model_params {
     size_t memory_limit;   /* bytes for weights + KV cache; 0: what the system has available now */
     size_t queue_limit;    /* waiting requests before GLIA_EBUSY; 0: 256 */
     size_t event_bytes;    /* bytes of undelivered events that pause a slot; 0: 8 MiB */
-    size_t capture_bytes;  /* most activation bytes one request may ask for; 0: 2 GiB */
+    size_t capture_bytes;  /* activation bytes that all requests may hold together; 0: 2 GiB */
+    struct glia_capture_memory *capture_memory; /* share this one with other models instead; NULL: one of its own */
+    int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
+    bool atlas_cache;      /* keep the verdict of the dry run at load in the user's cache folder (engine/atlas_cache.h) */
     bool (*on_progress)(float fraction, void *ud); /* load progress 0..1; false cancels.  May be NULL */
     void *progress_ud;
 } glia_model_params;
 
 void glia_model_params_init(glia_model_params *p); /* all defaults */
+
+/* Memory for activations that models share: frames being filled and events that are not freed yet.  A request leases the
+ * most it can hold at once before it runs; while others hold too much it waits in the queue. */
+typedef struct glia_capture_memory glia_capture_memory;
+typedef struct glia_capture_usage {
+    uint64_t limit;
+    uint64_t leased;   /* by requests that run or whose events are not freed yet */
+    uint64_t held;     /* allocated now, and at most so far */
+    uint64_t peak;
+    int32_t n_waiting; /* requests that wait for memory */
+} glia_capture_usage;
+
+glia_capture_memory *glia_capture_memory_new(size_t limit); /* NULL: out of memory */
+void glia_capture_memory_unref(glia_capture_memory *m);     /* models, requests and events keep their own reference */
+void glia_capture_memory_read(const glia_capture_memory *m, glia_capture_usage *out);
 
 /* Load a model and start its engine thread.  Blocks until it is ready or has failed.
  * EINVAL: unreadable, truncated or corrupt file, unknown architecture.  ENOMEM: would not fit memory_limit. */
@@ -165,6 +204,8 @@ typedef struct glia_model_info {
 
 void glia_model_get_info(const glia_model *m, glia_model_info *out);
 
+void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out);
+
 /* What is known of one point at one layer (layer is ignored for points without one).  False: layer out of range. */
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out);
 
@@ -175,13 +216,52 @@ glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_
 glia_status glia_model_detokenize(const glia_model *m, const int32_t *ids, size_t n_ids, bool special, char **out,
                                   size_t *n_out, glia_err *err);
 
-/* Render a chat through the model's own template.
- *   messages_json  a JSON array of OpenAI messages, already validated by the caller (roles, text content)
- *   *out           the prompt text, to be tokenised with parse_special = true, freed with glia_free
- *   *add_special   whether tokenising must add BOS (the template did not)
+/* What an answer must look like: the text of a grammar in GBNF, from its first token on, or from a trigger on.
+ * The answer is always a beginning of what the grammar matches, and all of it unless max_tokens or a stop string cut it. */
+typedef struct glia_constraint {
+    const char *grammar;         /* [n_grammar]; NULL: any text */
+    size_t n_grammar;
+    const char *prefix;          /* what the grammar has read before the answer begins; NULL: nothing */
+    const char *const *triggers; /* [n_triggers] free text until one of these, which the grammar then reads; none: at once */
+    size_t n_triggers;
+    const char *const *kept;     /* [n_kept] special tokens that are part of the text when they are drawn */
+    size_t n_kept;
+} glia_constraint;
+
+/* A chat, rendered through the model's own template, and how its answer is to be read. */
+typedef struct glia_chat {
+    const char *prompt;          /* [n_prompt] text, to be tokenised with parse_special = true and add_special */
+    size_t n_prompt;
+    bool add_special;            /* tokenising must add BOS (the template did not) */
+    bool parses;                 /* answers must go through glia_chat_parse: they may hold reasoning or tool calls */
+    bool constrained;            /* constraint says what the answer must look like (tool calls) */
+    glia_constraint constraint;
+    const char *const *stop;     /* [n_stop] strings that end the answer, beside the request's own */
+    size_t n_stop;
+} glia_chat;
+
+/* Render.
+ *   json      {"messages": [OpenAI messages, already validated], "tools": [OpenAI tools], "tool_choice": "auto" |
+ *             "required" | "none", "parallel_tool_calls": bool, "thinking": bool, "kwargs": {…}}; all but messages may be
+ *             left out.  kwargs are variables of the template.
  * EINVAL: the template refuses these messages (its own words are in err). */
+glia_status glia_model_chat(const glia_model *m, const char *json, size_t n_json, glia_chat **out, glia_err *err);
+void glia_chat_free(glia_chat *c);
+/* Read an answer, or (partial) what there is of it: *out is an OpenAI message, {"content", "reasoning_content",
+ * "tool_calls": [{"id", "function": {"name", "arguments"}}]}, freed with glia_free.  EINVAL: it is not of the model's
+ * format.  Any thread. */
+glia_status glia_chat_parse(const glia_chat *c, const char *text, size_t n, bool partial, char **out, size_t *n_out,
+                            glia_err *err);
+/* The prompt alone, of a JSON array of messages; *out is freed with glia_free. */
 glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_json, size_t n_json, char **out,
                                    size_t *n_out, bool *add_special, glia_err *err);
+/* Whether the model's template knows tools. */
+bool glia_model_knows_tools(const glia_model *m);
+
+/* The prompt of a model trained to fill in the middle: prefix and suffix between its special tokens.
+ * EINVAL: this model has no such tokens.  *out is freed with glia_free. */
+glia_status glia_model_infill_prompt(const glia_model *m, const int32_t *prefix, size_t n_prefix, const int32_t *suffix,
+                                     size_t n_suffix, int32_t **out, size_t *n_out, glia_err *err);
 
 void glia_free(void *p);
 
@@ -224,7 +304,43 @@ typedef struct glia_sampling {
 
 enum { GLIA_PHASE_PROMPT = 1, GLIA_PHASE_GENERATED = 2, GLIA_PHASE_ALL = 3 };
 
-/* One thing to capture: one point at one layer, some rows. */
+/* What becomes of the rows before they are copied on.  name on the wire, meaning.  Formulas: docs/HOOKS.md. */
+#define GLIA_REDUCE_MAP(X)                                                                                             \
+    X(NONE, "none", "every row as it is")                                                                              \
+    X(MEAN, "mean", "over rows: mean of each channel")                                                                 \
+    X(VAR, "var", "over rows: variance of each channel, divided by the number of rows")                                \
+    X(MAX, "max", "over rows: largest value of each channel")                                                          \
+    X(NORM, "norm", "over rows: Euclidean norm of each channel")                                                       \
+    X(ROW_NORM, "row_norm", "per row: Euclidean norm")                                                                 \
+    X(TOPK, "topk", "per row: the k largest values and their channels")                                                \
+    X(PROJECT, "project", "per row: inner products with given directions")
+
+typedef enum glia_reduce_op {
+#define X(id, name, meaning) GLIA_REDUCE_##id,
+    GLIA_REDUCE_MAP(X)
+#undef X
+    GLIA_N_REDUCE_OPS
+} glia_reduce_op;
+const char *glia_reduce_name(glia_reduce_op op);
+bool glia_reduce_from_name(const char *name, glia_reduce_op *out);
+bool glia_reduce_is_over_rows(glia_reduce_op op); /* MEAN to NORM */
+
+/* MEAN to NORM give one row over all rows of a phase: the prompt's with the prompt, the generated ones' at the end of
+ * the request; with across_phases one row over both, at the end.  A request that fails or is cancelled gives none. */
+typedef struct glia_reduce {
+    glia_reduce_op op;
+    bool across_phases;       /* MEAN to NORM */
+    int32_t k;                /* TOPK: 1 .. channels of a row */
+    bool by_magnitude;        /* TOPK: largest |x| instead of largest x; the values keep their sign */
+    const float *directions;  /* PROJECT: [n_directions, n_channels] row-major, finite, used as given: not normalised */
+    size_t n_directions, n_channels; /* PROJECT: n_channels is the width of a row after heads and channels */
+} glia_reduce;
+
+/* from ≤ i < to; negative ones count from the end.  GLIA_RANGE_END: to the end. */
+typedef struct glia_range { int64_t from, to; } glia_range;
+#define GLIA_RANGE_END INT64_MAX
+
+/* One thing to capture: one point at one layer, some rows, and of these some part. */
 typedef struct glia_hook {
     glia_point point;
     int32_t layer;             /* 0..n_layer-1; ignored for points without a layer */
@@ -232,8 +348,13 @@ typedef struct glia_hook {
     const int64_t *positions;  /* NULL: every row.  Else absolute positions; negative ones count from the end of the
                                   prompt (-1: its last token) */
     size_t n_positions;
+    const glia_range *range;   /* instead of positions: absolute ones, negative from the end of the prompt */
     const int32_t *heads;      /* NULL: every head.  Else head indices, for points with heads */
     size_t n_heads;
+    const int32_t *channels;   /* NULL: every channel.  Else columns of the row that heads leaves */
+    size_t n_channels;
+    const glia_range *channel_range; /* instead of channels */
+    glia_reduce reduce;
 } glia_hook;
 
 typedef struct glia_request_params {
@@ -243,9 +364,13 @@ typedef struct glia_request_params {
     glia_sampling sampling;
     const char *const *stop; /* UTF-8 strings that end the answer; not part of the text */
     size_t n_stop;
+    const glia_constraint *constraint; /* NULL: none.  Compiled and bounded by submit */
     const glia_hook *hooks;
     size_t n_hooks;
     bool no_cache;         /* recompute the whole prompt */
+    int32_t prompt_chunk;  /* most prompt tokens of this request in one forward pass; 0: as many as fit */
+    bool prompt_logprobs;  /* send a GLIA_EVENT_PROMPT_TOKEN for every prompt token but the first (n_logprobs ≥ 0; the
+                              prompt cache is left aside: every row is needed) */
     bool want_progress;    /* send GLIA_EVENT_PROGRESS during the prompt */
     bool whole_reply;      /* the caller waits for the end: on_event is called then and when the queue is half full, not
                               for every event (each call may take a core from the model for a moment) */
@@ -254,15 +379,21 @@ typedef struct glia_request_params {
 void glia_request_params_init(glia_request_params *p); /* defaults: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05 */
 
 /* Check, copy and queue a request.  Nothing of *p is kept.
+ * EINVAL: also a grammar that is wrong, too large, or matches nothing (param "grammar").
  * ECONTEXT: prompt + max_tokens do not fit.  EHOOK: a point is absent or ambiguous (err->param names the hook as
- * "activation_hooks[i]").  ETOOLARGE: more capture bytes than allowed.  EBUSY: queue full. */
+ * "activation_hooks[i]").  ETOOLARGE: would hold more activations at once than there is memory for.  EBUSY: queue full. */
 glia_status glia_request_submit(glia_request **out, glia_model *m, const glia_request_params *p, glia_err *err);
 
-/* Bytes of activations that these hooks would return (f32). */
+/* Bytes of activations that these hooks would return (f32), reduced as they ask. */
 glia_status glia_request_capture_bytes(const glia_model *m, const glia_request_params *p, uint64_t *out, glia_err *err);
+
+/* The most of them that this request holds at once while its events are taken and freed one after the other: an upper
+ * bound, leased from the model's capture memory.  The prompt's rows are one event; behind it the queue is bounded. */
+glia_status glia_request_capture_peak(const glia_model *m, const glia_request_params *p, uint64_t *out, glia_err *err);
 
 typedef enum glia_event_kind {
     GLIA_EVENT_PROGRESS,
+    GLIA_EVENT_PROMPT_TOKEN, /* u.token of a prompt token: id, index in the prompt, logprob, top; no text */
     GLIA_EVENT_TOKEN,
     GLIA_EVENT_ACTIVATIONS,
     GLIA_EVENT_DONE,
@@ -282,13 +413,22 @@ typedef struct glia_frame {
     glia_point point;
     int32_t layer;     /* -1 for points without one */
     glia_grade grade;
-    uint32_t phase;    /* GLIA_PHASE_PROMPT or GLIA_PHASE_GENERATED */
+    uint32_t phase;    /* GLIA_PHASE_PROMPT or GLIA_PHASE_GENERATED; _ALL: one row over both */
+    glia_reduce_op reduce;
     int32_t n_rows;
-    int32_t width;     /* floats per row */
-    int32_t n_heads, head_dim; /* 0 when the point has no heads; after head selection */
-    const int32_t *positions;  /* [n_rows] absolute positions */
-    const int32_t *token_ids;  /* [n_rows] the token at that position */
+    int32_t width;     /* floats per row, after heads, channels and reduction */
+    int32_t n_heads, head_dim; /* after head selection; 0 when a row is not laid out in heads */
+    const int32_t *heads;      /* [n_heads] which heads these are; NULL when n_heads is 0 */
+    int32_t group;             /* > 0 for query heads: head h reads KV head h / group */
+    int32_t n_cols;            /* > 0 for attn_scores, attn_probs: a row is [n_heads, n_cols], column c is position c of
+                                  the request.  Columns that the row does not attend to, the later ones always and those
+                                  before a sliding window, hold -infinity (scores) or 0 (probabilities).  Every frame
+                                  goes up to the position of its last row */
+    int32_t n_positions;       /* rows that went in: n_rows, or more when the one row is a reduction over them */
+    const int32_t *positions;  /* [n_positions] absolute positions */
+    const int32_t *token_ids;  /* [n_positions] the token at that position */
     const float *data;         /* [n_rows, width] row-major */
+    const int32_t *indices;    /* TOPK: [n_rows, width] channel of each value, in the row that heads leaves; else NULL */
 } glia_frame;
 
 typedef struct glia_usage {

@@ -15,13 +15,14 @@ import subprocess
 import sys
 
 TRUNK = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+NO_SUCH_THING = ("this layer has no ", "attention and MLP run in parallel")
 LETTER = {"proven": "P", "structural": "s", "ambiguous": "?", "absent": "-"}
 
 
 def inspect(glia, path):
     """(status, facts): status is 'ok', 'refused' or 'crash'."""
     try:
-        p = subprocess.run([glia, "inspect", "--json", "--threads", "1", "--ctx", "64", path], capture_output=True, text=True,
+        p = subprocess.run([glia, "inspect", "--json", "--threads", "1", "--ctx", "64", "--cache-type", "f32", "--flash-attn", "off", "--no-atlas-cache", path], capture_output=True, text=True,
                            timeout=120, env=dict(os.environ, OMP_WAIT_POLICY="passive"))
     except subprocess.TimeoutExpired:
         return "crash", "no answer in 120 s"
@@ -47,15 +48,18 @@ def reasons(points):
 
 
 def trunk_proven(points):
-    """Every layer's stream and both outputs proven; a point that the architecture does not have does not count."""
-    have = 0
-    for p in points:
-        if p["point"] in TRUNK:
-            grades = {l["grade"] for l in p["layers"]}
-            if grades - {"proven", "absent"}:
+    """Is the trunk of every layer proven?  A layer counts when resid_pre and resid_post are proven, attn_out or mlp_out is,
+    and every other point of the trunk is either proven or absent because this kind of layer has no such thing."""
+    at = {p["point"]: p["layers"] for p in points}
+    for il in range(len(at["resid_pre"])):
+        layer = {name: at[name][il] for name in TRUNK}
+        proven = {name for name, l in layer.items() if l["grade"] == "proven"}
+        if not {"resid_pre", "resid_post"} <= proven or not {"attn_out", "mlp_out"} & proven:
+            return False
+        for name in set(TRUNK) - proven:
+            if layer[name]["grade"] != "absent" or not layer[name].get("reason", "").startswith(NO_SUCH_THING):
                 return False
-            have += "proven" in grades
-    return have >= 3
+    return True
 
 
 def main():
@@ -84,8 +88,14 @@ def main():
 
     out = ["# Architectures", "", "Written by `make archs` (tools/archs.py); do not edit.  Every architecture that llama.cpp's own generator of tiny",
            "models can build, loaded and proven on the CPU: P proven, s structural, ? ambiguous, - absent; one letter when all",
-           "layers agree, else one per layer.  The models have random weights of small variance and two layers (some more).", "",
-           "%d variants load, of %d the whole trunk is proven in every layer where it exists; %d are refused with a reason, %d crash."
+           "layers agree, else one per layer.  The models have random weights of small variance and two layers (some more), so",
+           "that attention is nearly uniform: they are loaded with a float32 cache and without flash attention, because f16",
+           "rounding would drown what queries and keys say.", "",
+           "A variant counts as *trunk proven* when in every layer `resid_pre` and `resid_post` are proven, `attn_out` or `mlp_out`",
+           "is, and each other of `resid_mid`, `attn_out`, `mlp_out` is proven or absent because this kind of layer has no such",
+           "thing (a mixer without MLP, an MLP without mixer, attention and MLP in parallel).  Absent for any other reason, or",
+           "found by structure only, does not count.", "",
+           "%d variants load, of %d the trunk is proven; %d are refused with a reason, %d crash."
            % (len(rows), proven, len(refused), len(crashed)), "",
            "| variant | trunk | " + " | ".join(names or []) + " |", "|---|---|" + "---|" * len(names or [])]
     for name, cells, good, _ in rows:

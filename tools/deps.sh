@@ -31,6 +31,9 @@ packages=(
     "python3|python3|python3"
     "pip|python3-pip|-"
     "libmicrohttpd|libmicrohttpd-dev|libmicrohttpd"
+    "libcrypto|libssl-dev|openssl@3"
+    "zlib|zlib1g-dev|zlib"
+    "libzstd|libzstd-dev|zstd"
     "cmocka|libcmocka-dev|cmocka"
 )
 # newer compilers are cached when there is one; not needed
@@ -86,7 +89,7 @@ list_missing() { # other systems: look for the tools themselves, name what is mi
     for p in "${packages[@]}"; do
         what=${p%%|*}
         case "$what" in
-            libmicrohttpd|cmocka) pkg-config --exists "$what" 2>/dev/null && continue ;;
+            libmicrohttpd|libcrypto|zlib|libzstd|cmocka) pkg-config --exists "$what" 2>/dev/null && continue ;;
             pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
             libclang_rt|ca-certificates) continue ;;
             *) command -v "$what" >/dev/null 2>&1 && continue ;;

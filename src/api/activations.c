@@ -1,5 +1,6 @@
 /* api/activations.c — reading hooks: fields, names, keys.  Writing is in entries.c.  Any thread. */
 #include "api/activations.h"
+#include "api/hook_fields.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "tap/names.h"
@@ -9,7 +10,7 @@
 
 /* ------------------------------------------------------------------ ownership */
 
-static void *own(glia_acts *a, void *p) {
+void *glia_acts_own(glia_acts *a, void *p) {
     if (!p) return NULL;
     if (a->n_owned == a->cap_owned) {
         size_t cap = a->cap_owned ? 2 * a->cap_owned : 64;
@@ -30,7 +31,7 @@ static char *own_format(glia_acts *a, const char *fmt, ...) {
     va_start(ap, fmt);
     int n = vasprintf(&s, fmt, ap);
     va_end(ap);
-    return n < 0 ? NULL : own(a, s);
+    return n < 0 ? NULL : glia_acts_own(a, s);
 }
 
 void glia_acts_clear(glia_acts *a) {
@@ -44,7 +45,7 @@ void glia_acts_clear(glia_acts *a) {
 
 /* ------------------------------------------------------------------ fields */
 
-static glia_status known_fields(yyjson_val *obj, const char *path, const char *const *list, size_t n, glia_err *err) {
+glia_status glia_known_fields(yyjson_val *obj, const char *path, const char *const *list, size_t n, glia_err *err) {
     yyjson_obj_iter it;
     yyjson_val *key;
     for (yyjson_obj_iter_init(obj, &it); (key = yyjson_obj_iter_next(&it));) {
@@ -100,31 +101,35 @@ static glia_status parse_include(yyjson_val *format, uint32_t *out, glia_err *er
 }
 
 static glia_status parse_format(glia_act_format *f, yyjson_val *root, glia_err *err) {
-    static const char *const fields[] = {"encoding", "dtype", "include", "merge"};
-    *f = (glia_act_format){GLIA_ENC_LIST, GLIA_F32, GLIA_PHASE_ALL, false};
+    static const char *const fields[] = {"encoding", "dtype", "include", "merge", "compression", "first_frame"};
+    static const char *const compressions[] = {"none", "zstd"};
+    *f = (glia_act_format){.include = GLIA_PHASE_ALL};
     yyjson_val *format = glia_json_get(root, "activation_format");
     if (!format) return GLIA_OK;
     const char *path = "activation_format";
     if (!yyjson_is_obj(format))
         return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object, not %s", path, glia_json_kind(format));
-    int encoding = GLIA_ENC_LIST, dtype = GLIA_F32;
+    int encoding = GLIA_ENC_LIST, dtype = GLIA_F32, compression = 0;
+    int64_t first = 0;
     glia_status st;
-    if ((st = known_fields(format, path, fields, 4, err))) return st;
+    if ((st = glia_known_fields(format, path, fields, sizeof fields / sizeof *fields, err))) return st;
     if ((st = word(format, path, "encoding", encoding_words, 2, &encoding, err))) return st;
     if ((st = word(format, path, "dtype", dtype_words, 3, &dtype, err))) return st;
     if ((st = glia_json_bool(format, path, "merge", &f->merge, NULL, err))) return st;
+    if ((st = word(format, path, "compression", compressions, 2, &compression, err))) return st;
+    if ((st = glia_json_int(format, path, "first_frame", 0, INT64_MAX, &first, NULL, err))) return st;
+    f->zstd = compression == 1, f->first = (uint64_t)first;
     f->encoding = (glia_encoding)encoding, f->dtype = (glia_dtype)dtype;
     return parse_include(format, &f->include, err);
 }
 
-/* A list of whole numbers from min to max; a single one counts as a list of one. */
-static glia_status parse_numbers(glia_acts *a, yyjson_val *v, const char *param, int64_t min, int64_t max,
-                                 int64_t **out, size_t *n_out, glia_err *err) {
+glia_status glia_parse_numbers(glia_acts *a, yyjson_val *v, const char *param, int64_t min, int64_t max, int64_t **out,
+                               size_t *n_out, glia_err *err) {
     size_t n = yyjson_is_arr(v) ? yyjson_arr_size(v) : 1;
     if (!n) return glia_fail_at(err, GLIA_EINVAL, param, "%s must not be empty", param);
     if (n > GLIA_MAX_POSITIONS)
         return glia_fail_at(err, GLIA_EINVAL, param, "%s: at most %d numbers", param, (int)GLIA_MAX_POSITIONS);
-    int64_t *list = own(a, glia_malloc(n * sizeof *list));
+    int64_t *list = glia_acts_own(a, glia_malloc(n * sizeof *list));
     if (!list) return glia_fail(err, GLIA_ENOMEM, "%s", param);
     yyjson_val *item = yyjson_is_arr(v) ? yyjson_arr_get_first(v) : v;
     for (size_t i = 0; i < n; i++, item = unsafe_yyjson_get_next(item)) {
@@ -144,9 +149,11 @@ static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *pa
     h->phases = a->format.include;
     if (!v) return GLIA_OK;
     int64_t *list;
+    glia_status st = glia_parse_range(a, v, param, &h->range, err);
+    if (st || h->range) return st;
     if (yyjson_is_str(v)) {
         if (yyjson_equals_str(v, "last")) {
-            if (!(list = own(a, glia_malloc(sizeof *list)))) return glia_fail(err, GLIA_ENOMEM, "%s", param);
+            if (!(list = glia_acts_own(a, glia_malloc(sizeof *list)))) return glia_fail(err, GLIA_ENOMEM, "%s", param);
             list[0] = -1;
             h->positions = list, h->n_positions = 1;
         } else if (yyjson_equals_str(v, "prompt")) {
@@ -154,18 +161,21 @@ static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *pa
         } else if (yyjson_equals_str(v, "generated")) {
             h->phases &= GLIA_PHASE_GENERATED;
         } else if (!yyjson_equals_str(v, "all")) {
-            return glia_fail_at(err, GLIA_EINVAL, param,
-                                "%s must be \"all\", \"last\", \"prompt\", \"generated\" or a list of numbers", param);
+            return glia_fail_at(
+                err, GLIA_EINVAL, param,
+                "%s must be \"all\", \"last\", \"prompt\", \"generated\", a range such as \"3:10\" or a list "
+                "of numbers",
+                param);
         }
         if (h->phases) return GLIA_OK;
         return glia_fail_at(err, GLIA_EINVAL, param, "%s selects rows that activation_format.include leaves out",
                             param);
     }
     if (!yyjson_is_num(v) && !yyjson_is_arr(v)) {
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a word or a list of numbers, not %s", param,
+        return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a word, a range or a list of numbers, not %s", param,
                             glia_json_kind(v));
     }
-    glia_status st = parse_numbers(a, v, param, INT32_MIN, INT32_MAX, &list, &h->n_positions, err);
+    st = glia_parse_numbers(a, v, param, INT32_MIN, INT32_MAX, &list, &h->n_positions, err);
     if (!st) h->positions = list;
     return st;
 }
@@ -178,9 +188,9 @@ static glia_status parse_heads(glia_acts *a, yyjson_val *obj, const char *path, 
     if (!yyjson_is_num(v) && !yyjson_is_arr(v))
         return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a list of numbers, not %s", param, glia_json_kind(v));
     int64_t *list;
-    glia_status st = parse_numbers(a, v, param, 0, 65535, &list, &h->n_heads, err);
+    glia_status st = glia_parse_numbers(a, v, param, 0, 65535, &list, &h->n_heads, err);
     if (st) return st;
-    int32_t *heads = own(a, glia_malloc(h->n_heads * sizeof *heads));
+    int32_t *heads = glia_acts_own(a, glia_malloc(h->n_heads * sizeof *heads));
     if (!heads) return glia_fail(err, GLIA_ENOMEM, "%s", param);
     for (size_t i = 0; i < h->n_heads; i++) heads[i] = (int32_t)list[i];
     h->heads = heads;
@@ -205,7 +215,7 @@ static glia_status parse_layer(yyjson_val *obj, const char *path, glia_hook_spec
 typedef struct wish {
     glia_hook_spec spec;
     glia_hook_target target;
-    glia_hook rows; /* phases, positions, heads */
+    glia_hook rows; /* all but point and layer */
     glia_dtype dtype;
     const char *hook_id;
 } wish;
@@ -214,7 +224,7 @@ static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t
                               glia_err *err) {
     static const char *const fields[] = {"layer",   "layer_name",    "component",      "name",
                                          "hook_id", "capture_input", "capture_output", "positions",
-                                         "heads",   "dtype",         "reduce"};
+                                         "heads",   "channels",      "reduce",         "dtype"};
     char path[64];
     (void)snprintf(path, sizeof path, "activation_hooks[%zu]", index);
     if (!yyjson_is_obj(v))
@@ -223,12 +233,7 @@ static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t
     glia_hook_spec *s = &w->spec;
     int dtype = (int)w->dtype;
     glia_status st;
-    if ((st = known_fields(v, path, fields, sizeof fields / sizeof *fields, err))) return st;
-    if (glia_json_get(v, "reduce")) {
-        char param[96];
-        glia_json_join(param, sizeof param, path, "reduce");
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s is not supported yet: whole rows only", param);
-    }
+    if ((st = glia_known_fields(v, path, fields, sizeof fields / sizeof *fields, err))) return st;
     if ((st = parse_layer(v, path, s, err))) return st;
     if ((st = glia_json_str(v, path, "layer_name", &s->layer_name, err))) return st;
     if ((st = glia_json_str(v, path, "component", &s->component, err))) return st;
@@ -240,6 +245,8 @@ static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t
     w->dtype = (glia_dtype)dtype;
     if ((st = parse_positions(a, v, path, &w->rows, err))) return st;
     if ((st = parse_heads(a, v, path, &w->rows, err))) return st;
+    if ((st = glia_parse_channels(a, v, path, &w->rows, err))) return st;
+    if ((st = glia_parse_reduce(a, v, path, &w->rows, err))) return st;
     if ((st = glia_names_resolve(s, n_layer, arch, &w->target, err)) && err) { /* the resolver knows no list */
         char param[sizeof err->param];
         glia_json_join(param, sizeof param, path, err->param);

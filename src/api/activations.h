@@ -3,17 +3,20 @@
 #ifndef GLIA_API_ACTIVATIONS_H
 #define GLIA_API_ACTIVATIONS_H
 #include "api/json.h"
+#include "base/half.h"
 
 enum { GLIA_MAX_HOOKS = 1024, GLIA_MAX_EXPANDED = 100000, GLIA_MAX_POSITIONS = 65536 };
 
-typedef enum glia_encoding { GLIA_ENC_LIST, GLIA_ENC_BASE64 } glia_encoding;
-typedef enum glia_dtype { GLIA_F32, GLIA_F16, GLIA_BF16 } glia_dtype;
+/* RAW: bytes behind the entry (frames); TENSOR: a tensor of the same file (safetensors).  The wire chooses these two. */
+typedef enum glia_encoding { GLIA_ENC_LIST, GLIA_ENC_BASE64, GLIA_ENC_RAW, GLIA_ENC_TENSOR } glia_encoding;
 
 typedef struct glia_act_format {
     glia_encoding encoding;
     glia_dtype dtype;
     uint32_t include; /* GLIA_PHASE_* bits */
     bool merge;       /* one entry per hook with all rows, instead of one per forward pass */
+    bool zstd;        /* frames: compress every payload */
+    uint64_t first;   /* frames: leave out those before this number */
 } glia_act_format;
 
 /* What the wire says of the engine hook with the same index. */
@@ -34,6 +37,7 @@ typedef struct glia_acts {
     size_t n;
     char **keys; /* [n_keys] of the reply's activations object, all different */
     size_t n_keys;
+    bool with_choice; /* several answers: every entry says which one it is from */
     void **owned; /* strings and lists */
     size_t n_owned, cap_owned;
 } glia_acts;
@@ -53,20 +57,29 @@ typedef struct glia_act_writer {
     const glia_acts *acts;
     const glia_frame *frame; /* borrowed until the entry is whole */
     size_t at;               /* floats written */
-    bool open;
+    size_t at_index;         /* indices written */
+    bool open, in_indices;
+    const char *tensor;      /* GLIA_ENC_TENSOR: its name */
+    int32_t choice;          /* written when acts->with_choice */
 } glia_act_writer;
 enum { GLIA_ACT_PIECE = 3 * 4096 }; /* floats; a multiple of 3 keeps base64 pieces joinable */
 
-/* Append the next piece; true: the entry is whole.  Allocation failure shows in b. */
+/* Append the next piece; true: the entry is whole.  Allocation failure shows in b.  RAW and TENSOR entries hold no data:
+ * they are whole at once, their bytes come from glia_act_raw. */
 bool glia_act_write(glia_act_writer *w, glia_buf *b);
+
+/* The entry's numbers as bytes in the order of its shape, little-endian; behind them the indices (int32) of a top-k. */
+uint64_t glia_act_raw_bytes(const glia_act_writer *w);
+bool glia_act_raw(glia_act_writer *w, glia_buf *b); /* the next piece; true: that was the last */
 
 /* Rows of one hook from all passes (format.merge). */
 typedef struct glia_act_rows {
-    glia_buf data, positions, token_ids; /* float, int32_t, int32_t */
+    glia_buf data, positions, token_ids, indices; /* float, int32_t, int32_t, int32_t */
+    glia_buf n_cols, heads;              /* int32_t of each row of attention; which heads */
     glia_frame frame;                    /* all but the pointers */
 } glia_act_rows;
 void glia_act_rows_add(glia_act_rows *r, const glia_frame *f);
-bool glia_act_rows_write(glia_act_rows *r, const glia_acts *a, glia_buf *b); /* false: no memory */
+const glia_frame *glia_act_rows_frame(glia_act_rows *r); /* all rows as one frame, valid until clear; NULL: no memory */
 void glia_act_rows_clear(glia_act_rows *r);
 
 #endif

@@ -12,6 +12,8 @@ void glia_app_init(glia_app *app) {
 void glia_app_clear(glia_app *app) {
     for (size_t i = 0; i < app->n_models; i++) glia_model_close(app->models[i]);
     app->n_models = 0;
+    glia_capture_memory_unref(app->capture_memory);
+    app->capture_memory = NULL;
     (void)pthread_mutex_destroy(&app->lock);
 }
 

@@ -15,6 +15,7 @@ typedef struct glia_app {
     glia_model *models[GLIA_APP_MODELS]; /* the first one is the default */
     size_t n_models;
     bool loading;     /* the first model is on its way: answer 503, not 404 */
+    glia_capture_memory *capture_memory; /* shared by the models; set before the server starts, or NULL */
     size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 

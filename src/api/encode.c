@@ -4,18 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
-
-static float float_of(uint32_t u) {
-    float x;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
 /* ------------------------------------------------------------------ decimals */
 
 /* 10^k for k in -40..50 as doubles: every float times one of these has 9 digits before the point. */
@@ -33,12 +21,12 @@ static double power(int k) { return powers[k + 40]; }
  * to the neighbouring floats allows.  Doubles carry 29 bits more than a float, so the comparison is safe by a wide
  * margin except within 1e-6 of the half gap, where the longer form is kept. */
 static uint32_t digits_of(float x, int *e) {
-    uint32_t u = bits_of(x);
+    uint32_t u = glia_float_bits(x);
     int k = (int)floor(((int)(u >> 23) - 127) * 0.30102999566398120); /* ≤ floor(log10 x) ≤ k + 1 */
     double v = (double)x;
     if (v >= power(k + 1)) k++;
     double scale = power(8 - k), s = v * scale;
-    double gap = (double)float_of(u + 1) - v;                                /* to the next float up */
+    double gap = (double)glia_float_from(u + 1) - v;                         /* to the next float up */
     double half = ((u & 0x7fffff) ? gap / 2 : gap / 4) * scale * (1 - 1e-6); /* below a power of two it is half of it */
     uint64_t best = (uint64_t)(s + 0.5);
     for (uint64_t unit = 10; unit <= 100000000; unit *= 10) {
@@ -86,7 +74,7 @@ static size_t place_point(char *out, uint32_t d, int e) {
 }
 
 size_t glia_float_text(float x, char out[GLIA_FLOAT_CHARS]) {
-    uint32_t u = bits_of(x), magnitude = u & 0x7fffffff;
+    uint32_t u = glia_float_bits(x), magnitude = u & 0x7fffffff;
     if (magnitude >= 0x7f800000) {
         memcpy(out, "null", 5);
         return 4;
@@ -98,43 +86,13 @@ size_t glia_float_text(float x, char out[GLIA_FLOAT_CHARS]) {
         return sign + 3;
     }
     if (magnitude < 0x00800000 || magnitude >= 0x7f000000) { /* rare ends of the range: the slow, certain way */
-        int n = snprintf(out + sign, GLIA_FLOAT_CHARS - 1, "%.8e", (double)float_of(magnitude));
+        int n = snprintf(out + sign, GLIA_FLOAT_CHARS - 1, "%.8e", (double)glia_float_from(magnitude));
         return sign + (size_t)n;
     }
     int e;
-    uint32_t d = digits_of(float_of(magnitude), &e);
+    uint32_t d = digits_of(glia_float_from(magnitude), &e);
     return sign + place_point(out + sign, d, e);
 }
-
-/* ------------------------------------------------------------------ half precision */
-
-uint16_t glia_f16_of(float x) {
-    uint32_t u = bits_of(x), sign = u >> 16 & 0x8000, m = u & 0x7fffffff;
-    if (m > 0x7f800000) return (uint16_t)(sign | 0x7e00);  /* NaN */
-    if (m >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds beyond 65504 */
-    if (m < 0x33000001) return (uint16_t)sign;             /* below half of the smallest */
-    if (m < 0x38800000) {                                  /* subnormal half: units of 2^-24 */
-        return (uint16_t)(sign | (uint32_t)nearbyint((double)float_of(m) * 16777216.0));
-    }
-    uint32_t odd = m >> 13 & 1;
-    return (uint16_t)(sign | (m - 0x38000000 + 0xfff + odd) >> 13);
-}
-
-float glia_f16_to(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3ff;
-    if (e == 31) return float_of(sign | 0x7f800000 | m << 13);
-    if (e) return float_of(sign | (e + 112) << 23 | m << 13);
-    float tiny = (float)m / 16777216.0f;
-    return sign ? -tiny : tiny;
-}
-
-uint16_t glia_bf16_of(float x) {
-    uint32_t u = bits_of(x);
-    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
-float glia_bf16_to(uint16_t h) { return float_of((uint32_t)h << 16); }
 
 /* ------------------------------------------------------------------ base64 */
 
@@ -158,4 +116,31 @@ void glia_base64_add(glia_buf *b, const void *bytes, size_t n) {
     }
     *p = 0;
     b->n = (size_t)(p - b->p);
+}
+
+/* Value of a character, 64: none. */
+static unsigned sextet(char c) {
+    if (c >= 'A' && c <= 'Z') return (unsigned)(c - 'A');
+    if (c >= 'a' && c <= 'z') return (unsigned)(c - 'a') + 26;
+    if (c >= '0' && c <= '9') return (unsigned)(c - '0') + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : 64;
+}
+
+bool glia_base64_read(const char *s, size_t n, uint8_t *out, size_t *n_out) {
+    uint8_t *p = out;
+    *n_out = 0;
+    if (n % 4) return false;
+    for (size_t i = 0; i < n; i += 4) {
+        bool last = i + 4 == n;
+        unsigned missing = last && s[i + 3] == '=' ? (s[i + 2] == '=' ? 2 : 1) : 0, bits = 0;
+        for (unsigned k = 0; k < 4; k++) {
+            unsigned v = k >= 4 - missing ? 0 : sextet(s[i + k]);
+            if (v > 63) return false;
+            bits = bits << 6 | v;
+        }
+        if (bits & ((1u << 8 * missing) - 1)) return false; /* bits that belong to no byte */
+        for (unsigned k = 0; k < 3 - missing; k++) *p++ = (uint8_t)(bits >> (16 - 8 * k));
+    }
+    *n_out = (size_t)(p - out);
+    return true;
 }

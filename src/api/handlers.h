@@ -4,7 +4,7 @@
 #include "api/app.h"
 #include "base/buf.h"
 
-/* completions.c */
+/* openai.c */
 void glia_on_chat(void *ud, glia_http_request *rq);
 void glia_on_chat_activations(void *ud, glia_http_request *rq);
 void glia_on_completions(void *ud, glia_http_request *rq);

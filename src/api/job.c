@@ -12,42 +12,63 @@ enum { DEFAULT_MAX_REPLY = 1 << 30 };
 
 /* ------------------------------------------------------------------ generator */
 
+static void clear_choice(const glia_job *j, glia_choice *c) {
+    if (c->rq) glia_request_on_event(c->rq, NULL, NULL); /* before the waker goes */
+    glia_request_free(c->rq);
+    for (size_t i = 0; c->entries && i < j->acts.n_keys; i++) glia_buf_clear(&c->entries[i]);
+    for (size_t i = 0; c->rows && i < j->acts.n; i++) glia_act_rows_clear(&c->rows[i]);
+    glia_free(c->entries);
+    glia_free(c->rows);
+    for (int i = 0; i < 4; i++) glia_buf_clear(&c->logprobs[i]);
+    glia_buf_clear(&c->text);
+    glia_answer_clear(&c->answer);
+}
+
 static void job_free(void *self) {
     glia_job *j = self;
     if (!j) return;
-    if (j->rq) glia_request_on_event(j->rq, NULL, NULL); /* before the waker goes */
     glia_event_free(j->ev);
-    glia_request_free(j->rq);
+    for (size_t i = 0; j->choices && i < j->n_choices; i++) clear_choice(j, &j->choices[i]);
     if (j->waker) glia_http_waker_release(j->waker);
-    for (size_t i = 0; j->entries && i < j->acts.n_keys; i++) glia_buf_clear(&j->entries[i]);
-    for (size_t i = 0; j->rows && i < j->acts.n; i++) glia_act_rows_clear(&j->rows[i]);
-    glia_free(j->entries);
-    glia_free(j->rows);
-    for (int i = 0; i < 4; i++) glia_buf_clear(&j->logprobs[i]);
-    glia_buf_clear(&j->text);
+    for (size_t i = 0; j->prompts && i < j->n_prompts; i++) {
+        glia_free(j->prompts[i].tokens);
+        glia_buf_clear(&j->prompts[i].text);
+    }
+    glia_free(j->choices);
+    glia_free(j->prompts);
     glia_buf_clear(&j->out);
-    glia_buf_clear(&j->prompt_text);
+    glia_binary_clear(j);
     glia_gen_clear(&j->gen);
+    glia_tools_clear(&j->tools);
+    glia_chat_free(j->chat);
     glia_acts_clear(&j->acts);
-    glia_free(j->prompt);
     glia_free(j);
 }
 
-static void job_gone(void *self) {
-    glia_job *j = self;
-    if (j->rq) glia_request_cancel(j->rq);
+static void cancel_all(const glia_job *j) {
+    for (size_t i = 0; i < j->n_choices; i++) {
+        if (j->choices[i].rq) glia_request_cancel(j->choices[i].rq);
+    }
 }
+
+static void job_gone(void *self) { cancel_all(self); }
 
 static int reply_error(glia_http_request *rq, const glia_err *err) {
     (void)glia_http_reply_error(rq, err);
     return GLIA_HTTP_END;
 }
 
-static int reply_whole(glia_job *j, glia_http_request *rq, const glia_event *done) {
+static int reply_whole(glia_job *j, glia_http_request *rq) {
     size_t n;
-    char *body = glia_whole_body(j, done, &n);
+    glia_err why;
+    for (size_t i = 0; i < j->n_choices; i++) {
+        if (glia_answer_whole(j, &j->choices[i], &why)) return reply_error(rq, &why);
+    }
+    char *body = j->face->whole(j, &n);
+    bool file = j->wire == GLIA_WIRE_SAFETENSORS;
+    if (body && file) body = glia_whole_safetensors(j, body, &n);
     if (body) {
-        (void)glia_http_reply_take(rq, 200, "application/json", body, n);
+        (void)glia_http_reply_take(rq, 200, file ? "application/vnd.safetensors" : "application/json", body, n);
         return GLIA_HTTP_END;
     }
     glia_err err;
@@ -55,30 +76,54 @@ static int reply_whole(glia_job *j, glia_http_request *rq, const glia_event *don
     return reply_error(rq, &err);
 }
 
-static int start_whole(glia_job *j, glia_http_request *rq) {
-    for (glia_event *ev; (ev = glia_request_next(j->rq, 0));) {
-        glia_err err;
-        int end = GLIA_HTTP_WAIT;
+/* The engine's names for what is wrong → the request's. */
+static void fix_param(const glia_job *j, glia_err *err) {
+    if (!err) return;
+    glia_acts_fix_param(&j->acts, err);
+    if (!strcmp(err->param, "grammar") && j->gen.grammar_field)
+        (void)snprintf(err->param, sizeof err->param, "%s", j->gen.grammar_field);
+}
+
+/* Take what a choice has for us.  False: the job is over, with *err. */
+static bool drain_choice(glia_job *j, glia_choice *c, glia_err *err) {
+    for (glia_event *ev; !c->ended && (ev = glia_request_next(c->rq, 0));) {
+        bool good = true;
         if (ev->kind == GLIA_EVENT_ERROR) {
-            glia_acts_fix_param(&j->acts, &ev->u.error);
-            end = reply_error(rq, &ev->u.error);
-        } else if (glia_whole_add(j, ev, &err)) {
-            glia_request_cancel(j->rq);
-            end = reply_error(rq, &err);
+            *err = ev->u.error;
+            fix_param(j, err);
+            good = false;
+        } else if (glia_whole_add(j, c, ev, err)) {
+            good = false;
         } else if (ev->kind == GLIA_EVENT_DONE) {
-            end = reply_whole(j, rq, ev);
+            c->ended = true, c->finish = ev->u.done.finish, c->usage = ev->u.done.usage;
+            j->n_ended++;
         }
         glia_event_free(ev);
-        if (end != GLIA_HTTP_WAIT) return end;
+        if (!good) return false;
     }
-    return GLIA_HTTP_WAIT;
+    return true;
+}
+
+static int start_whole(glia_job *j, glia_http_request *rq) {
+    glia_err err;
+    for (size_t i = 0; i < j->n_choices; i++) {
+        if (drain_choice(j, &j->choices[i], &err)) continue;
+        cancel_all(j);
+        return reply_error(rq, &err);
+    }
+    return j->n_ended == j->n_choices ? reply_whole(j, rq) : GLIA_HTTP_WAIT;
 }
 
 /* The status line waits for the first event, so that a request that fails at once gets a proper error. */
 static int start_stream(glia_job *j, glia_http_request *rq) {
-    if (!(j->ev = glia_request_next(j->rq, 0))) return GLIA_HTTP_WAIT;
+    for (size_t i = 0; i < j->n_choices && !j->ev; i++) {
+        j->current = &j->choices[i];
+        j->ev = glia_request_next(j->current->rq, 0);
+    }
+    if (!j->ev) return GLIA_HTTP_WAIT;
     if (j->ev->kind == GLIA_EVENT_ERROR) {
-        glia_acts_fix_param(&j->acts, &j->ev->u.error);
+        fix_param(j, &j->ev->u.error);
+        cancel_all(j);
         return reply_error(rq, &j->ev->u.error);
     }
     (void)glia_http_header_add(rq, "Cache-Control", "no-cache");
@@ -88,7 +133,7 @@ static int start_stream(glia_job *j, glia_http_request *rq) {
 
 static int job_start(void *self, glia_http_request *rq) {
     glia_job *j = self;
-    return j->wire == GLIA_WIRE_WHOLE ? start_whole(j, rq) : start_stream(j, rq);
+    return glia_wire_is_whole(j->wire) ? start_whole(j, rq) : start_stream(j, rq);
 }
 
 static ssize_t job_read(void *self, char *out, size_t max) {
@@ -123,25 +168,88 @@ static void make_id(char *out, size_t cap, const char *prefix) {
     out[n] = 0;
 }
 
+static bool is_chat(const glia_job *j) { return j->face->kind == GLIA_API_CHAT; }
+
 static glia_status parse_echo(glia_job *j, yyjson_val *root, glia_err *err) {
-    if (j->kind != GLIA_API_COMPLETION) return GLIA_OK;
+    if (is_chat(j)) return GLIA_OK;
     glia_status st = glia_json_bool(root, "", "echo", &j->echo, NULL, err);
-    if (st || !j->echo || j->gen.sampling.n_logprobs < 0) return st;
-    return glia_fail_at(err, GLIA_EINVAL, "echo", "echo together with logprobs is not supported yet");
+    if (st || !j->echo || j->gen.sampling.n_logprobs < 0 || !j->gen.stream) return st;
+    return glia_fail_at(err, GLIA_EINVAL, "echo", "echo together with logprobs needs a reply in one piece: no stream");
 }
 
-static glia_status parse_prompt(glia_job *j, yyjson_val *root, glia_err *err) {
-    glia_status st = j->kind == GLIA_API_CHAT ? glia_prompt_chat(j->model, root, &j->prompt, &j->n_prompt, NULL, err)
-                                              : glia_prompt_completion(j->model, root, &j->prompt, &j->n_prompt,
-                                                                       j->echo ? &j->prompt_text : NULL, err);
-    if (st) return st;
-    const char *param = j->kind == GLIA_API_CHAT ? "messages" : "prompt";
+static glia_status check_length(const glia_job *j, const glia_prompt *p, glia_err *err) {
+    const char *param = is_chat(j) ? "messages" : "prompt";
     size_t n_ctx = (size_t)j->info.n_ctx;
-    if (j->n_prompt > n_ctx || (j->n_prompt == n_ctx && j->gen.max_tokens != 0)) {
+    if (p->n > n_ctx || (p->n == n_ctx && j->gen.max_tokens != 0)) {
         return glia_fail_at(err, GLIA_ECONTEXT, param, "the prompt has %zu tokens, the context of this model holds %zu",
-                            j->n_prompt, n_ctx);
+                            p->n, n_ctx);
     }
     return GLIA_OK; /* whether max_tokens fits behind it is the engine's to say */
+}
+
+static void add_stops(glia_job *j, const char *const *stop, size_t n) {
+    for (size_t i = 0; i < n && j->n_stop < sizeof j->stop / sizeof *j->stop; i++) j->stop[j->n_stop++] = stop[i];
+}
+
+/* The prompt of a chat, and what its answer must look like: the client's grammar, else that of the tools. */
+static glia_status plan_chat(glia_job *j, yyjson_val *root, glia_prompt *p, glia_err *err) {
+    bool own, structured = j->gen.grammar.n > 0;
+    glia_status st = glia_prompt_plan(j->model, root, structured, &j->tools, &own, &j->chat, &p->tokens, &p->n, err);
+    if (st) return st;
+    static const char *const trigger[] = {"<tool_call>"};
+    bool offered = j->tools.n && j->tools.choice != GLIA_TOOLS_NONE, required = j->tools.choice == GLIA_TOOLS_REQUIRED;
+    if (!structured && own && offered) {
+        j->reads = GLIA_READS_OWN, j->constrained = true;
+        j->constraint = (glia_constraint){.grammar = j->tools.gbnf.p,
+                                          .n_grammar = j->tools.gbnf.n,
+                                          .triggers = trigger,
+                                          .n_triggers = required ? 0 : 1};
+        j->gen.grammar_field = "tools";
+    } else if (!structured && j->chat->parses) {
+        j->reads = GLIA_READS_CHAT;
+        j->constrained = j->chat->constrained, j->constraint = j->chat->constraint;
+        j->gen.grammar_field = "tools";
+        add_stops(j, j->chat->stop, j->chat->n_stop);
+        if (offered && required && !j->constraint.grammar)
+            return glia_fail_at(err, GLIA_EINVAL, "tool_choice",
+                                "this model's template gives no way to demand a call: use "
+                                "\"auto\"");
+    }
+    return GLIA_OK;
+}
+
+static glia_status parse_prompts(glia_job *j, yyjson_val *root, glia_err *err) {
+    j->n_prompts = is_chat(j) ? 1 : glia_prompt_count(root);
+    if (j->n_prompts > GLIA_MAX_CHOICES) {
+        return glia_fail_at(err, GLIA_EINVAL, "prompt", "prompt: %zu prompts, at most %d in one request", j->n_prompts,
+                            (int)GLIA_MAX_CHOICES);
+    }
+    if (!(j->prompts = glia_calloc(j->n_prompts, sizeof *j->prompts)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for the prompts");
+    for (size_t i = 0; i < j->n_prompts; i++) {
+        glia_prompt *p = &j->prompts[i];
+        glia_status st =
+            is_chat(j) ? plan_chat(j, root, p, err)
+                       : glia_prompt_completion(j->model, root, i, &p->tokens, &p->n, j->echo ? &p->text : NULL, err);
+        if (st || (st = check_length(j, p, err))) return st;
+    }
+    return GLIA_OK;
+}
+
+static glia_status make_choices(glia_job *j, glia_err *err) {
+    size_t n = j->n_prompts * (size_t)j->gen.n;
+    if (n > GLIA_MAX_CHOICES) {
+        return glia_fail_at(err, GLIA_EINVAL, "n", "n = %d for each of %zu prompts: at most %d answers in one request",
+                            (int)j->gen.n, j->n_prompts, (int)GLIA_MAX_CHOICES);
+    }
+    if (!(j->choices = glia_calloc(n, sizeof *j->choices))) return glia_fail(err, GLIA_ENOMEM, "no memory for n");
+    j->n_choices = n;
+    j->acts.with_choice = n > 1;
+    for (size_t i = 0; i < n; i++) {
+        j->choices[i].index = (int32_t)i;
+        j->choices[i].prompt = i / (size_t)j->gen.n;
+    }
+    return GLIA_OK;
 }
 
 static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
@@ -150,15 +258,19 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = glia_json_str(root, "", "model", &model, err))) return st;
     if ((st = glia_app_find(j->app, model, &j->model, err))) return st;
     glia_model_get_info(j->model, &j->info);
-    if ((st = glia_gen_parse(&j->gen, root, j->kind, j->info.n_vocab, err))) return st;
+    if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
     if ((st = glia_acts_parse(&j->acts, root, j->typed, j->info.n_layer, j->info.arch, err))) return st;
     if (j->gen.stream && j->acts.format.merge) {
         return glia_fail_at(err, GLIA_EINVAL, "activation_format.merge",
                             "activation_format.merge needs a reply in one piece: leave it out, or stream out");
     }
     if ((st = parse_echo(j, root, err))) return st;
-    return parse_prompt(j, root, err);
+    add_stops(j, (const char *const *)j->gen.stop, j->gen.n_stop);
+    if ((st = parse_prompts(j, root, err))) return st;
+    return make_choices(j, err);
 }
+
+/* ------------------------------------------------------------------ submitting */
 
 /* Whether `Accept` names this type with a weight above zero; wildcards do not count. */
 static bool accepts(glia_http_request *rq, const char *type) {
@@ -166,49 +278,89 @@ static bool accepts(glia_http_request *rq, const char *type) {
     return accept && strcasestr(accept, type);
 }
 
-static void choose_wire(glia_job *j, glia_http_request *rq) {
-    if (!j->gen.stream) j->wire = GLIA_WIRE_WHOLE;
-    else if (j->typed && !accepts(rq, "text/event-stream")) j->wire = GLIA_WIRE_NDJSON;
-    else j->wire = GLIA_WIRE_SSE;
+/* Numbering only helps when the second stream is the first one over again. */
+static glia_status check_frames(const glia_job *j, glia_err *err) {
+    const glia_act_format *f = &j->acts.format;
+    bool frames = j->wire == GLIA_WIRE_FRAMES;
+    if (f->zstd && !frames) {
+        return glia_fail_at(err, GLIA_EINVAL, "activation_format.compression",
+                            "activation_format.compression needs stream and Accept: application/vnd.glia.frames");
+    }
+    if (!f->first) return GLIA_OK;
+    if (!frames || j->n_choices > 1 || (j->gen.sampling.temperature > 0 && j->gen.sampling.seed == GLIA_SEED_RANDOM)) {
+        return glia_fail_at(err, GLIA_EINVAL, "activation_format.first_frame",
+                            "activation_format.first_frame needs Accept: application/vnd.glia.frames, one choice, and "
+                            "the seed (or temperature 0) of the stream that it goes on with");
+    }
+    return GLIA_OK;
 }
 
-static glia_status check_reply_size(const glia_job *j, const glia_request_params *p, glia_err *err) {
-    uint64_t bytes, max = j->app->max_reply ? j->app->max_reply : DEFAULT_MAX_REPLY;
-    if (j->wire != GLIA_WIRE_WHOLE || !j->acts.n) return GLIA_OK;
-    glia_status st = glia_request_capture_bytes(j->model, p, &bytes, err);
-    if (st) return st;
-    bytes = glia_acts_reply_bytes(&j->acts, bytes);
-    if (bytes <= max) return GLIA_OK;
+static glia_status choose_wire(glia_job *j, glia_http_request *rq, glia_err *err) {
+    if (!j->gen.stream) {
+        j->wire = j->acts.n && accepts(rq, "application/vnd.safetensors") ? GLIA_WIRE_SAFETENSORS : GLIA_WIRE_WHOLE;
+    } else if (accepts(rq, "application/vnd.glia.frames")) {
+        j->wire = GLIA_WIRE_FRAMES;
+    } else {
+        j->wire = j->typed && !accepts(rq, "text/event-stream") ? GLIA_WIRE_NDJSON : GLIA_WIRE_SSE;
+    }
+    if (j->wire == GLIA_WIRE_FRAMES) j->typed = true, j->acts.format.encoding = GLIA_ENC_RAW;
+    if (j->wire == GLIA_WIRE_SAFETENSORS) j->acts.format.merge = true, j->acts.format.encoding = GLIA_ENC_TENSOR;
+    return check_frames(j, err);
+}
+
+static void fill_params(const glia_job *j, const glia_choice *c, glia_request_params *p) {
+    const glia_prompt *prompt = &j->prompts[c->prompt];
+    glia_request_params_init(p);
+    p->prompt = prompt->tokens, p->n_prompt = prompt->n;
+    p->max_tokens = j->gen.max_tokens;
+    p->sampling = j->gen.sampling;
+    /* answers of one seed differ, and each can be had again */
+    if (p->sampling.seed != GLIA_SEED_RANDOM) p->sampling.seed = (p->sampling.seed + (uint32_t)c->index) % UINT32_MAX;
+    p->stop = j->stop, p->n_stop = j->n_stop;
+    p->hooks = j->acts.hooks, p->n_hooks = j->acts.n;
+    if (j->constrained) p->constraint = &j->constraint;
+    p->no_cache = j->gen.no_cache;
+    p->prompt_logprobs = j->echo && j->gen.sampling.n_logprobs >= 0;
+    p->whole_reply = glia_wire_is_whole(j->wire);
+}
+
+static glia_status check_reply_size(const glia_job *j, glia_err *err) {
+    uint64_t bytes, sum = 0, max = j->app->max_reply ? j->app->max_reply : DEFAULT_MAX_REPLY;
+    if (!glia_wire_is_whole(j->wire) || !j->acts.n) return GLIA_OK;
+    for (size_t i = 0; i < j->n_choices; i++) {
+        glia_request_params p;
+        fill_params(j, &j->choices[i], &p);
+        glia_status st = glia_request_capture_bytes(j->model, &p, &bytes, err);
+        if (st) return st;
+        sum += glia_acts_reply_bytes(&j->acts, bytes);
+    }
+    if (sum <= max) return GLIA_OK;
     return glia_fail_at(err, GLIA_ETOOLARGE, "activation_hooks",
                         "these activations would make a reply of %llu MiB, more than %llu: set stream or max_tokens, "
                         "encoding base64, or ask for fewer rows",
-                        (unsigned long long)(bytes >> 20), (unsigned long long)(max >> 20));
+                        (unsigned long long)(sum >> 20), (unsigned long long)(max >> 20));
 }
 
 static void on_event(void *ud) { glia_http_waker_wake(ud); }
 
 static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
-    glia_request_params p;
-    glia_request_params_init(&p);
-    p.prompt = j->prompt, p.n_prompt = j->n_prompt;
-    p.max_tokens = j->gen.max_tokens;
-    p.sampling = j->gen.sampling;
-    p.stop = (const char *const *)j->gen.stop, p.n_stop = j->gen.n_stop;
-    p.hooks = j->acts.hooks, p.n_hooks = j->acts.n;
-    p.no_cache = j->gen.no_cache;
-    p.whole_reply = j->wire == GLIA_WIRE_WHOLE;
-    glia_status st = check_reply_size(j, &p, err);
-    if (!st) st = glia_request_submit(&j->rq, j->model, &p, err);
-    if (st) {
-        if (err) glia_acts_fix_param(&j->acts, err);
-        return st;
+    glia_status st = check_reply_size(j, err);
+    if (j->gen.grammar.n) {
+        j->constrained = true;
+        j->constraint = (glia_constraint){.grammar = j->gen.grammar.p, .n_grammar = j->gen.grammar.n};
     }
-    if (!(j->waker = glia_http_waker_get(rq))) return glia_fail(err, GLIA_ENOMEM, "no memory for the request");
-    glia_request_on_event(j->rq, on_event, j->waker);
-    return GLIA_OK;
+    if (!st && !(j->waker = glia_http_waker_get(rq))) st = glia_fail(err, GLIA_ENOMEM, "no memory for the request");
+    for (size_t i = 0; i < j->n_choices && !st; i++) {
+        glia_request_params p;
+        fill_params(j, &j->choices[i], &p);
+        st = glia_request_submit(&j->choices[i].rq, j->model, &p, err);
+        if (!st) glia_request_on_event(j->choices[i].rq, on_event, j->waker);
+    }
+    if (st) fix_param(j, err);
+    return st;
 }
 
-void glia_job_serve(glia_app *app, glia_http_request *rq, glia_api_kind kind, bool with_activations) {
+void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face, bool with_activations) {
     glia_err err;
     glia_status st;
     yyjson_doc *doc = NULL;
@@ -220,12 +372,12 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, glia_api_kind kind, bo
         st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
         goto done;
     }
-    j->app = app, j->kind = kind, j->typed = with_activations;
+    j->app = app, j->face = face, j->typed = with_activations;
     j->created = (int64_t)time(NULL);
-    make_id(j->id, sizeof j->id, kind == GLIA_API_CHAT ? "chatcmpl-" : "cmpl-");
+    make_id(j->id, sizeof j->id, face->id_prefix);
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
     if ((st = parse_body(j, root, &err))) goto done;
-    choose_wire(j, rq);
+    if ((st = choose_wire(j, rq, &err))) goto done;
     if ((st = submit(j, rq, &err))) goto done;
     (void)glia_http_defer(rq, &generator, j); /* owns j from here on, also on failure */
     j = NULL;
@@ -233,4 +385,19 @@ done:
     yyjson_doc_free(doc);
     if (st) (void)glia_http_reply_error(rq, &err);
     job_free(j);
+}
+
+glia_usage glia_job_usage(const glia_job *j) {
+    glia_usage sum = {0};
+    size_t counted = SIZE_MAX;
+    for (size_t i = 0; i < j->n_choices; i++) {
+        const glia_usage *u = &j->choices[i].usage;
+        if (j->choices[i].prompt != counted) sum.n_prompt += u->n_prompt, sum.n_cached += u->n_cached;
+        counted = j->choices[i].prompt;
+        sum.n_generated += u->n_generated;
+        if (u->queue_ms > sum.queue_ms) sum.queue_ms = u->queue_ms;
+        if (u->prompt_ms > sum.prompt_ms) sum.prompt_ms = u->prompt_ms;
+        if (u->generate_ms > sum.generate_ms) sum.generate_ms = u->generate_ms;
+    }
+    return sum;
 }

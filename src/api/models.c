@@ -75,6 +75,8 @@ static void add_layer(glia_buf *b, const glia_model *m, glia_point p, int32_t la
     glia_buf_addf(b, ",\"grade\":\"%s\",\"width\":%d", glia_grade_name(there ? i.grade : GLIA_GRADE_ABSENT),
                   (int)i.width);
     if (i.n_heads > 0) glia_buf_addf(b, ",\"n_heads\":%d,\"head_dim\":%d", (int)i.n_heads, (int)i.head_dim);
+    if (i.group > 0) glia_buf_addf(b, ",\"heads_per_kv_head\":%d", (int)i.group);
+    if (i.by_position) glia_buf_adds(b, ",\"by_position\":true");
     glia_buf_adds(b, ",\"reason\":");
     glia_json_add_cstr(b, i.reason[0] ? i.reason : NULL);
     glia_buf_adds(b, "}");

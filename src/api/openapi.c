@@ -13,9 +13,14 @@ static const struct {
      "{\"type\":\"array\",\"minItems\":1,\"maxItems\":10000,\"items\":{\"$ref\":\"#/components/schemas/Message\"}}",
      true, false},
     {"prompt",
-     "{\"description\":\"text or token ids\",\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":"
-     "{\"type\":\"integer\",\"minimum\":0}}]}",
+     "{\"description\":\"text or token ids, or a list of either: an answer for each\",\"oneOf\":[{\"type\":\"string\"},"
+     "{\"type\":\"array\",\"minItems\":1,\"items\":{\"oneOf\":[{\"type\":\"integer\",\"minimum\":0},{\"type\":"
+     "\"string\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}]}}]}",
      false, true},
+    {"suffix", "{\"type\":\"string\",\"description\":\"text behind the gap; only models that can fill it\"}", false,
+     true},
+    {"n", "{\"type\":\"integer\",\"minimum\":1,\"maximum\":128,\"default\":1}", true, true},
+    {"best_of", "{\"type\":\"integer\",\"minimum\":1,\"maximum\":128,\"description\":\"must be n\"}", false, true},
     {"max_tokens", "{\"type\":\"integer\",\"minimum\":-1,\"description\":\"-1: until the context is full\"}", true,
      true},
     {"max_completion_tokens", "{\"type\":\"integer\",\"minimum\":-1}", true, false},
@@ -32,6 +37,23 @@ static const struct {
     {"top_logprobs", "{\"type\":\"integer\",\"minimum\":0,\"maximum\":20}", true, false},
     {"stream", "{\"type\":\"boolean\",\"default\":false}", true, true},
     {"stream_options", "{\"type\":\"object\",\"properties\":{\"include_usage\":{\"type\":\"boolean\"}}}", true, true},
+    {"tools",
+     "{\"type\":\"array\",\"maxItems\":128,\"items\":{\"type\":\"object\",\"required\":[\"type\",\"function\"],\"properties\":{"
+     "\"type\":{\"const\":\"function\"},\"function\":{\"type\":\"object\",\"required\":[\"name\"],\"properties\":{\"name\":{"
+     "\"type\":\"string\"},\"description\":{\"type\":\"string\"},\"parameters\":{\"type\":\"object\"},\"strict\":{\"type\":"
+     "\"boolean\"}}}}}}",
+     true, false},
+    {"tool_choice", "{\"description\":\"none, auto, required, or {type, function: {name}}\"}", true, false},
+    {"parallel_tool_calls", "{\"type\":\"boolean\",\"default\":true}", true, false},
+    {"chat_template_kwargs", "{\"type\":\"object\",\"description\":\"variables of the chat template\"}", true, false},
+    {"response_format",
+     "{\"type\":\"object\",\"required\":[\"type\"],\"properties\":{\"type\":{\"enum\":[\"text\",\"json_object\","
+     "\"json_schema\"]},\"json_schema\":{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"schema\":{"
+     "\"type\":\"object\"},\"strict\":{\"type\":\"boolean\"}}}}}",
+     true, true},
+    {"json_schema", "{\"type\":\"object\",\"description\":\"the same as response_format's schema\"}", true, true},
+    {"grammar", "{\"type\":\"string\",\"minLength\":1,\"description\":\"rules in GBNF; root is the answer\"}", true,
+     true},
     {"echo", "{\"type\":\"boolean\",\"default\":false}", false, true},
     {"cache_prompt", "{\"type\":\"boolean\",\"default\":true}", true, true},
     {"activation_hooks",
@@ -47,8 +69,24 @@ static const char fixed_schemas[] =
     "\"a number, a module path or *\",\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]},\"layer_name\":{\"type\":"
     "\"string\"},\"component\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},\"hook_id\":{\"type\":\"string\"},"
     "\"capture_input\":{\"type\":\"boolean\",\"default\":false},\"capture_output\":{\"type\":\"boolean\",\"default\":true},"
-    "\"positions\":{\"description\":\"all, last, prompt, generated, or positions\"},\"heads\":{\"type\":\"array\",\"items\":"
-    "{\"type\":\"integer\",\"minimum\":0}},\"dtype\":{\"enum\":[\"float32\",\"float16\",\"bfloat16\"]}}},"
+    "\"positions\":{\"description\":\"all, last, prompt, generated, a range (3:10), or positions\",\"oneOf\":[{\"type\":"
+    "\"string\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},{\"$ref\":\"#/components/schemas/Range\"}]},"
+    "\"heads\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}},"
+    "\"channels\":{\"description\":\"channels of a row, after heads: a range (0:64) or a list\",\"oneOf\":[{\"type\":"
+    "\"string\"},{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}},{\"$ref\":"
+    "\"#/components/schemas/Range\"}]},"
+    "\"reduce\":{\"oneOf\":[{\"enum\":[\"none\",\"mean\",\"var\",\"max\",\"norm\",\"row_norm\"]},{\"type\":\"object\","
+    "\"required\":[\"op\"],\"additionalProperties\":false,\"properties\":{\"op\":{\"enum\":[\"none\",\"mean\",\"var\","
+    "\"max\",\"norm\",\"row_norm\",\"topk\",\"project\"]},\"k\":{\"type\":\"integer\",\"minimum\":1},\"by\":{\"enum\":["
+    "\"value\",\"magnitude\"],\"default\":\"value\"},\"directions\":{\"description\":\"[directions, channels]\","
+    "\"oneOf\":[{\"type\":\"array\"},{\"$ref\":\"#/components/schemas/Tensor\"}]}}}]},"
+    "\"dtype\":{\"enum\":[\"float32\",\"float16\",\"bfloat16\"]}}},"
+    "\"Range\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"from\":{\"type\":\"integer\","
+    "\"default\":0},\"to\":{\"type\":\"integer\",\"description\":\"exclusive; negative: from the end\"}}},"
+    "\"Tensor\":{\"type\":\"object\",\"required\":[\"shape\",\"data\"],\"additionalProperties\":false,\"properties\":{"
+    "\"shape\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":2,\"items\":{\"type\":\"integer\",\"minimum\":1}},\"dtype\":{"
+    "\"enum\":[\"float32\",\"float16\",\"bfloat16\"],\"default\":\"float32\"},\"data\":{\"description\":\"base64 "
+    "(little-endian, row-major) or a list of numbers\"}}},"
     "\"ActivationFormat\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"encoding\":{\"enum\":["
     "\"list\",\"base64\"],\"default\":\"list\"},\"dtype\":{\"enum\":[\"float32\",\"float16\",\"bfloat16\"]},\"include\":{"
     "\"type\":\"array\",\"items\":{\"enum\":[\"prompt\",\"generated\"]}},\"merge\":{\"type\":\"boolean\",\"default\":false}}},"

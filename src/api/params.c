@@ -1,5 +1,6 @@
 /* api/params.c — the request fields that steer generation.  Pure; any thread; knows no engine state. */
 #include "api/params.h"
+#include "api/schema.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include <stdio.h>
@@ -42,59 +43,16 @@ const glia_param_row *glia_param_table(size_t *n) {
 static const struct {
     const char *name, *why;
 } refused[] = {
-    {"functions", "function calling is not supported yet"},
-    {"function_call", "function calling is not supported yet"},
-    {"suffix", "filling in the middle is not supported yet"},
+    {"functions", "the old form of tools: use tools"},
+    {"function_call", "the old form of tool_choice: use tool_choice"},
     {"audio", "audio output is not supported"},
     {"web_search_options", "web search is not supported"},
-    {"grammar", "grammars are not supported yet"},
-    {"json_schema", "structured output is not supported yet"},
     {"samplers", "the order of the samplers is fixed: see docs/API.md"},
     {"dynatemp_range", "dynamic temperature is not supported yet"},
     {"dry_sequence_breakers", "only the usual sequence breakers are supported"},
     {"interventions", "editing activations is not supported yet"},
     {"draft_model", "speculative decoding is not supported yet"},
 };
-
-static glia_status refuse_counts(yyjson_val *root, glia_err *err) {
-    static const char *const names[] = {"n", "best_of"};
-    for (size_t i = 0; i < 2; i++) {
-        int64_t n = 1;
-        glia_status st = glia_json_int(root, "", names[i], 1, 128, &n, NULL, err);
-        if (st) return st;
-        if (n != 1) {
-            return glia_fail_at(err, GLIA_EINVAL, names[i], "%s = %lld is not supported yet: only 1", names[i],
-                                (long long)n);
-        }
-    }
-    return GLIA_OK;
-}
-
-static glia_status refuse_tools(yyjson_val *root, glia_err *err) {
-    yyjson_val *tools = glia_json_get(root, "tools"), *choice = glia_json_get(root, "tool_choice");
-    if (tools && !(yyjson_is_arr(tools) && yyjson_arr_size(tools) == 0)) {
-        return glia_fail_at(err, GLIA_EINVAL, "tools", "tools are not supported yet");
-    }
-    if (choice && !yyjson_equals_str(choice, "none")) {
-        return glia_fail_at(err, GLIA_EINVAL, "tool_choice", "tool_choice is not supported yet: only \"none\"");
-    }
-    return GLIA_OK;
-}
-
-static glia_status refuse_format(yyjson_val *root, glia_err *err) {
-    yyjson_val *format = glia_json_get(root, "response_format");
-    if (!format) return GLIA_OK;
-    if (!yyjson_is_obj(format)) {
-        return glia_fail_at(err, GLIA_EINVAL, "response_format", "response_format must be an object, not %s",
-                            glia_json_kind(format));
-    }
-    const char *type = NULL;
-    glia_status st = glia_json_str(format, "response_format", "type", &type, err);
-    if (st) return st;
-    if (type && !strcmp(type, "text")) return GLIA_OK;
-    return glia_fail_at(err, GLIA_EINVAL, "response_format.type",
-                        "response_format.type must be \"text\": structured output is not supported yet");
-}
 
 static glia_status refuse_modalities(yyjson_val *root, glia_err *err) {
     yyjson_val *list = glia_json_get(root, "modalities"), *item;
@@ -115,10 +73,6 @@ static glia_status refuse_unserved(yyjson_val *root, glia_err *err) {
         if (glia_json_get(root, refused[i].name))
             return glia_fail_at(err, GLIA_EINVAL, refused[i].name, "%s: %s", refused[i].name, refused[i].why);
     }
-    glia_status st;
-    if ((st = refuse_counts(root, err))) return st;
-    if ((st = refuse_tools(root, err))) return st;
-    if ((st = refuse_format(root, err))) return st;
     return refuse_modalities(root, err);
 }
 
@@ -225,6 +179,84 @@ static glia_status parse_logprobs(yyjson_val *root, glia_api_kind kind, int32_t 
     return st;
 }
 
+static glia_status parse_counts(glia_gen *g, yyjson_val *root, glia_api_kind kind, glia_err *err) {
+    int64_t n = 1, best = 1;
+    bool given;
+    glia_status st = glia_json_int(root, "", "n", 1, 128, &n, NULL, err);
+    if (st) return st;
+    g->n = (int32_t)n;
+    for (size_t i = 0; i < 2 && kind == GLIA_API_CHAT; i++) {
+        const char *name = i ? "suffix" : "best_of";
+        if (glia_json_get(root, name))
+            return glia_fail_at(err, GLIA_EINVAL, name, "%s belongs to /v1/completions, not to chats", name);
+    }
+    if (kind == GLIA_API_CHAT) return GLIA_OK;
+    yyjson_val *tools = glia_json_get(root, "tools");
+    if (tools && !(yyjson_is_arr(tools) && !yyjson_arr_size(tools)))
+        return glia_fail_at(err, GLIA_EINVAL, "tools", "tools belong to /v1/chat/completions");
+    if ((st = glia_json_int(root, "", "best_of", 1, 128, &best, &given, err)) || !given || best == n) return st;
+    return glia_fail_at(err, GLIA_EINVAL, "best_of", "best_of must be n (%lld): ask for more answers and choose",
+                        (long long)n);
+}
+
+/* ------------------------------------------------------------------ structured output */
+
+static glia_status parse_response_format(glia_gen *g, yyjson_val *format, glia_err *err) {
+    const char *type = NULL;
+    if (!yyjson_is_obj(format)) {
+        return glia_fail_at(err, GLIA_EINVAL, "response_format", "response_format must be an object, not %s",
+                            glia_json_kind(format));
+    }
+    glia_status st = glia_json_str(format, "response_format", "type", &type, err);
+    if (st || (type && !strcmp(type, "text"))) return st;
+    bool object = type && !strcmp(type, "json_object");
+    if (!object && (!type || strcmp(type, "json_schema") != 0)) {
+        return glia_fail_at(err, GLIA_EINVAL, "response_format.type",
+                            "response_format.type must be \"text\", \"json_object\" or \"json_schema\"");
+    }
+    g->grammar_field = "response_format";
+    yyjson_val *schema = glia_json_get(format, "schema"), *wrapped = glia_json_get(format, "json_schema");
+    const char *path = "response_format.schema";
+    if (object && !schema) {
+        glia_schema_basics(&g->grammar);
+        glia_buf_adds(&g->grammar, "root ::= object\n");
+        return GLIA_OK;
+    }
+    if (!object && !schema) {
+        bool strict;
+        path = "response_format.json_schema.schema";
+        if (!yyjson_is_obj(wrapped)) {
+            return glia_fail_at(err, GLIA_EINVAL, "response_format.json_schema",
+                                "response_format.json_schema must be an object {name, schema}");
+        }
+        if ((st = glia_json_bool(wrapped, "response_format.json_schema", "strict", &strict, NULL, err))) return st;
+        if (!(schema = glia_json_get(wrapped, "schema")))
+            return glia_fail_at(err, GLIA_EINVAL, path, "%s is missing", path);
+    }
+    return glia_schema_grammar(schema, path, &g->grammar, err);
+}
+
+static glia_status parse_structure(glia_gen *g, yyjson_val *root, glia_err *err) {
+    yyjson_val *format = glia_json_get(root, "response_format"), *schema = glia_json_get(root, "json_schema"),
+               *grammar = glia_json_get(root, "grammar");
+    if ((format != NULL) + (schema != NULL) + (grammar != NULL) > 1) {
+        return glia_fail_at(err, GLIA_EINVAL, grammar ? "grammar" : "json_schema",
+                            "only one of response_format, json_schema and grammar can be given");
+    }
+    if (format) return parse_response_format(g, format, err);
+    if (schema) {
+        g->grammar_field = "json_schema";
+        return glia_schema_grammar(schema, "json_schema", &g->grammar, err);
+    }
+    if (!grammar) return GLIA_OK;
+    if (!yyjson_is_str(grammar) || !yyjson_get_len(grammar)) {
+        return glia_fail_at(err, GLIA_EINVAL, "grammar", "grammar must be a string with rules in GBNF");
+    }
+    g->grammar_field = "grammar";
+    if (glia_buf_add(&g->grammar, yyjson_get_str(grammar), yyjson_get_len(grammar))) return GLIA_OK;
+    return glia_fail(err, GLIA_ENOMEM, "no memory for the grammar");
+}
+
 /* ------------------------------------------------------------------ lengths, stop strings, streaming */
 
 static glia_status parse_max_tokens(yyjson_val *root, glia_api_kind kind, int32_t *out, glia_err *err) {
@@ -294,7 +326,7 @@ static glia_status parse_stream(glia_gen *g, yyjson_val *root, glia_err *err) {
 glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, int32_t n_vocab, glia_err *err) {
     glia_request_params defaults;
     glia_request_params_init(&defaults);
-    *g = (glia_gen){.sampling = defaults.sampling, .max_tokens = -1};
+    *g = (glia_gen){.sampling = defaults.sampling, .max_tokens = -1, .n = 1};
     glia_status st;
     if ((st = refuse_unserved(root, err))) return st;
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -304,8 +336,10 @@ glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, in
     if ((st = parse_seed(root, &g->sampling.seed, err))) return st;
     if ((st = parse_bias(g, root, n_vocab, err))) return st;
     if ((st = parse_logprobs(root, kind, &g->sampling.n_logprobs, err))) return st;
+    if ((st = parse_counts(g, root, kind, err))) return st;
     if ((st = parse_max_tokens(root, kind, &g->max_tokens, err))) return st;
     if ((st = parse_stop(g, root, err))) return st;
+    if ((st = parse_structure(g, root, err))) return st;
     bool cache = true;
     if ((st = glia_json_bool(root, "", "cache_prompt", &cache, NULL, err))) return st;
     g->no_cache = !cache;
@@ -315,5 +349,6 @@ glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, in
 void glia_gen_clear(glia_gen *g) {
     for (size_t i = 0; i < g->n_stop; i++) glia_free(g->stop[i]);
     glia_free(g->bias);
+    glia_buf_clear(&g->grammar);
     *g = (glia_gen){0};
 }

@@ -24,9 +24,12 @@ typedef struct glia_gen {
     glia_sampling sampling; /* bias points into bias */
     glia_logit_bias *bias;
     int32_t max_tokens;        /* -1: until the context is full */
+    int32_t n;                 /* answers for each prompt, at least 1 */
     char *stop[GLIA_MAX_STOP]; /* owned */
     size_t n_stop;
     bool stream, include_usage, no_cache;
+    glia_buf grammar;            /* of the answer; empty: any text */
+    const char *grammar_field;   /* which field asked for it */
 } glia_gen;
 
 typedef enum glia_api_kind { GLIA_API_CHAT, GLIA_API_COMPLETION } glia_api_kind;

@@ -36,6 +36,14 @@ void glia_add_head(glia_buf *b, const glia_job *j, const char *object) {
     glia_buf_adds(b, ",\"system_fingerprint\":\"glia-" GLIA_VERSION "\"");
 }
 
+void glia_add_error(glia_buf *b, const glia_err *err) {
+    glia_buf_adds(b, "\"error\":{\"message\":");
+    glia_json_add_cstr(b, err->message);
+    glia_buf_addf(b, ",\"type\":\"%s\",\"param\":", glia_status_type(err->status));
+    glia_json_add_cstr(b, err->param[0] ? err->param : NULL);
+    glia_buf_addf(b, ",\"code\":\"%s\"}", glia_status_code(err->status));
+}
+
 /* ------------------------------------------------------------------ log-probabilities */
 
 /* JSON has no -Infinity; -9999 is what OpenAI's own API answers for it. */
@@ -93,14 +101,15 @@ static size_t count_characters(const char *s, size_t n) {
     return count;
 }
 
-void glia_add_completion_logprob(glia_buf lists[4], glia_job *j, const glia_event *ev) {
+void glia_add_completion_logprob(glia_buf lists[4], glia_job *j, glia_choice *c, const glia_event *ev, bool predicted) {
     const char *comma = lists[0].n ? "," : "";
     size_t n;
     char *s = piece_of(j, ev->u.token.id, &n);
     for (int i = 0; i < 4; i++) glia_buf_adds(&lists[i], comma);
     add_token_key(&lists[0], s ? s : "", n);
-    add_logprob(&lists[1], ev->u.token.logprob);
-    glia_buf_adds(&lists[2], "{");
+    if (predicted) add_logprob(&lists[1], ev->u.token.logprob);
+    else glia_buf_adds(&lists[1], "null");
+    glia_buf_adds(&lists[2], predicted ? "{" : "null");
     for (size_t i = 0; i < ev->u.token.n_top; i++) {
         size_t n_top;
         char *top = piece_of(j, ev->u.token.top[i].token, &n_top);
@@ -110,8 +119,8 @@ void glia_add_completion_logprob(glia_buf lists[4], glia_job *j, const glia_even
         add_logprob(&lists[2], ev->u.token.top[i].logprob);
         glia_free(top);
     }
-    glia_buf_adds(&lists[2], "}");
-    glia_buf_addf(&lists[3], "%zu", j->text_chars);
-    j->text_chars += count_characters(s ? s : "", n);
+    if (predicted) glia_buf_adds(&lists[2], "}");
+    glia_buf_addf(&lists[3], "%zu", c->text_chars);
+    c->text_chars += count_characters(s ? s : "", n);
     glia_free(s);
 }

@@ -62,7 +62,17 @@ void glia_on_greeting(void *ud, glia_http_request *rq) {
     else (void)glia_http_reply(rq, 200, "text/plain; charset=utf-8", "Glia\n", 5);
 }
 
+/* What activations of all models take. */
+static void add_capture_memory(glia_buf *b, const glia_capture_memory *m) {
+    glia_capture_usage u;
+    glia_capture_memory_read(m, &u);
+    glia_buf_addf(b, ",\"capture_memory\":{\"limit_bytes\":%llu,\"leased_bytes\":%llu,\"held_bytes\":%llu,",
+                  (unsigned long long)u.limit, (unsigned long long)u.leased, (unsigned long long)u.held);
+    glia_buf_addf(b, "\"peak_bytes\":%llu,\"waiting\":%d}", (unsigned long long)u.peak, (int)u.n_waiting);
+}
+
 void glia_on_health(void *ud, glia_http_request *rq) {
+    glia_app *app = ud;
     glia_model *models[GLIA_APP_MODELS];
     bool loading;
     size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, &loading);
@@ -77,6 +87,8 @@ void glia_on_health(void *ud, glia_http_request *rq) {
         if (i) glia_buf_adds(&b, ",");
         glia_json_add_cstr(&b, info.id);
     }
-    glia_buf_adds(&b, "]}\n");
+    glia_buf_adds(&b, "]");
+    if (app->capture_memory) add_capture_memory(&b, app->capture_memory);
+    glia_buf_adds(&b, "}\n");
     glia_reply_json(rq, &b);
 }

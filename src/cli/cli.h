@@ -13,6 +13,7 @@ enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 int cli_serve(int argc, char **argv);
 int cli_demo(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
+int cli_harvest(int argc, char **argv);
 int cli_version(int argc, char **argv);
 int cli_openapi(int argc, char **argv);
 int cli_help(int argc, char **argv);
@@ -24,11 +25,12 @@ typedef struct cli_options {
     int32_t port; /* -1: not given */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, log_level; /* indices of choices */
-    size_t memory_limit;
-    bool json;
+    size_t memory_limit, capture_bytes;
+    glia_capture_memory *capture_memory; /* of the server that the models are for; NULL: each its own */
+    bool json, no_atlas_cache;
 } cli_options;
 
-enum { CLI_N_FLAGS = 18 };
+enum { CLI_N_FLAGS = 22 };
 void cli_options_init(cli_options *o);
 /* Fill table (CLI_N_FLAGS rows) to write into o; returns the number of rows.  Model rows only, or serving rows too. */
 size_t cli_options_flags(cli_options *o, bool serving, flag *table);
@@ -55,7 +57,9 @@ typedef struct cli_server {
     glia_app app;
     glia_http *http;
 } cli_server;
-bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys);
+/* capture_bytes: for the activations of all models together; 0: 2 GiB. */
+bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys,
+                      size_t capture_bytes);
 void cli_server_stop(cli_server *s);
 
 bool cli_print_error(const glia_err *err); /* "glia: …" on stderr; false, for `return` */

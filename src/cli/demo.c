@@ -196,7 +196,7 @@ static int run(const cli_options *o, const char *path, const char *prompt, int m
     cli_server s;
     glia_status st;
     glia_err err;
-    if (!cli_server_start(&s, listen, 1, NULL)) return EXIT_FAILED;
+    if (!cli_server_start(&s, listen, 1, NULL, o->capture_bytes)) return EXIT_FAILED;
     glia_model *m = cli_load(o, path, &st);
     if (!st && (st = glia_app_add(&s.app, m, &err))) (void)cli_print_error(&err);
     int status = st == GLIA_ECANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;

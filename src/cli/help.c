@@ -1,8 +1,18 @@
 /* cli/help.c — glia help, version and openapi.  Main thread. */
 #include "api/handlers.h"
 #include "cli/cli.h"
+#include "tap/names.h"
 #include <stdio.h>
 #include <string.h>
+
+/* The tables of docs/HOOKS.md, which is kept equal to them. */
+static int print_names(void) {
+    glia_buf b = {0};
+    glia_names_page(&b);
+    bool ok = !b.failed && fputs(b.p, stdout) >= 0;
+    glia_buf_clear(&b);
+    return ok ? EXIT_FINE : EXIT_FAILED;
+}
 
 int cli_help(int argc, char **argv) {
     if (argc > 0) {
@@ -10,14 +20,19 @@ int cli_help(int argc, char **argv) {
         if (!strcmp(argv[0], "serve")) return cli_serve(1, ask);
         if (!strcmp(argv[0], "demo")) return cli_demo(1, ask);
         if (!strcmp(argv[0], "inspect")) return cli_inspect(1, ask);
+        if (!strcmp(argv[0], "hooks")) return print_names();
+        if (!strcmp(argv[0], "harvest")) return cli_harvest(1, ask);
     }
     puts("glia — local language models (GGUF) over HTTP, with real activations per request\n\n"
          "  glia serve --model FILE|ID     serve a model on 127.0.0.1:1234\n"
          "  glia demo --model FILE|ID      start a server, ask it something, show activations, stop\n"
          "  glia inspect FILE|ID           what a model is, and which activations it gives\n"
+         "  glia harvest --model … --data FILE --points LIST --out DIR\n"
+         "                                 the activations of a data set, in files; resumable\n"
          "  glia version                   versions of Glia and the llama.cpp inside\n"
          "  glia openapi                   the HTTP interface as an OpenAPI page\n"
-         "  glia help VERB                 flags and examples of a verb\n\n"
+         "  glia help VERB                 flags and examples of a verb\n"
+         "  glia help hooks                every point and every name of one, as Markdown\n\n"
          "Examples:\n"
          "  glia serve --model SmolLM2-135M-Instruct\n"
          "  glia serve --model llama.gguf --listen 127.0.0.1:8080 --ctx 8192\n"

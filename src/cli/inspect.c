@@ -55,8 +55,9 @@ static void print_point(const glia_model *m, glia_point p, int32_t n_layer) {
     int32_t reason_layer = 0, n = glia_point_has_layer(p) ? n_layer : 1;
     (void)glia_model_point(m, p, 0, &first);
     char heads[32] = "";
-    for (int32_t l = 0; l < n && !first.width; l++) (void)glia_model_point(m, p, l, &first);
-    if (first.n_heads > 0) (void)snprintf(heads, sizeof heads, "%d x %d", (int)first.n_heads, (int)first.head_dim);
+    for (int32_t l = 0; l < n && !first.width && !first.by_position; l++) (void)glia_model_point(m, p, l, &first);
+    if (first.by_position) (void)snprintf(heads, sizeof heads, "%d x pos", (int)first.n_heads);
+    else if (first.n_heads > 0) (void)snprintf(heads, sizeof heads, "%d x %d", (int)first.n_heads, (int)first.head_dim);
     printf("  %-14s %6d %8s  ", glia_point_name(p), (int)first.width, heads);
     for (int32_t l = 0; l < n; l++) {
         if (!glia_model_point(m, p, l, &i)) i = (glia_point_info){0};

@@ -11,7 +11,7 @@ static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
 } verbs[] = {
-    {"serve", cli_serve},     {"demo", cli_demo},       {"inspect", cli_inspect},
+    {"serve", cli_serve},     {"demo", cli_demo},       {"inspect", cli_inspect}, {"harvest", cli_harvest},
     {"version", cli_version}, {"openapi", cli_openapi}, {"help", cli_help},
 };
 enum { N_VERBS = sizeof verbs / sizeof *verbs };

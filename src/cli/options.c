@@ -26,11 +26,27 @@ static size_t model_flags(cli_options *o, flag *t) {
         (flag){"--flash-attn", FLAG_CHOICE, &o->flash, "auto|on|off", "flash attention (auto)", 0, 0, flash_choices};
     t[n++] = (flag){"--cache-type", FLAG_CHOICE, &o->kv_type, "f16|f32|q8_0", "numbers of the KV cache (f16)", 0, 0,
                     kv_choices};
+    t[n++] = (flag){"--no-atlas-cache",
+                    FLAG_SWITCH,
+                    &o->no_atlas_cache,
+                    NULL,
+                    "prove the model's points anew at every load",
+                    0,
+                    0,
+                    NULL};
     t[n++] = (flag){"--memory-limit",
                     FLAG_SIZE,
                     &o->memory_limit,
                     "SIZE",
                     "refuse a model that needs more, e.g. 8G (what is free now)",
+                    0,
+                    0,
+                    NULL};
+    t[n++] = (flag){"--capture-memory",
+                    FLAG_SIZE,
+                    &o->capture_bytes,
+                    "SIZE",
+                    "activations that all requests may hold together (2G)",
                     0,
                     0,
                     NULL};
@@ -66,6 +82,8 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->n_threads = o->n_threads, p->n_gpu_layers = o->n_gpu_layers;
     p->flash = flash[o->flash], p->kv_type = kv[o->kv_type];
     p->memory_limit = o->memory_limit;
+    p->atlas_cache = !o->no_atlas_cache;
+    p->capture_bytes = o->capture_bytes, p->capture_memory = o->capture_memory;
 }
 
 void cli_options_log(const cli_options *o) { glia_log_set_level((glia_log_level)o->log_level); }

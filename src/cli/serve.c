@@ -77,9 +77,10 @@ static void say_ready(const cli_options *o, const cli_server *s) {
 }
 
 /* Port first, model second: an address in use is told before a long load, and clients that come early get 503. */
-static int serve(const cli_options *o, const char *path) {
+static int serve(cli_options *o, const char *path) {
     cli_server s;
-    if (!cli_server_start(&s, o->listen.items, o->listen.n, &o->api_keys)) return EXIT_FAILED;
+    if (!cli_server_start(&s, o->listen.items, o->listen.n, &o->api_keys, o->capture_bytes)) return EXIT_FAILED;
+    o->capture_memory = s.app.capture_memory;
     glia_status st;
     glia_err err;
     glia_model *m = cli_load(o, path, &st);

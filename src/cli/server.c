@@ -1,9 +1,19 @@
 /* cli/server.c — HTTP server and models of this process, as a pair.  Main thread. */
 #include "cli/cli.h"
+#include "base/err.h"
 
-bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys) {
+enum { GIB = 1 << 30 };
+
+bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys,
+                      size_t capture_bytes) {
     glia_err err;
     glia_app_init(&s->app);
+    s->app.capture_memory = glia_capture_memory_new(capture_bytes ? capture_bytes : (size_t)2 * GIB);
+    if (!s->app.capture_memory) {
+        glia_app_clear(&s->app);
+        (void)glia_fail(&err, GLIA_ENOMEM, "out of memory");
+        return cli_print_error(&err);
+    }
     glia_app_set_loading(&s->app, true);
     glia_http_params p = {
         .listen = listen,

@@ -22,9 +22,9 @@ glia_status glia_bridge_templates_new(glia_templates **out, const struct llama_m
                                       glia_err *err);
 void glia_bridge_templates_free(glia_templates *t);
 
-/* Render; any thread, t is only read.  *out is freed with glia_free. */
-glia_status glia_bridge_render(const glia_templates *t, const char *messages_json, size_t n_json, char **out,
-                               size_t *n_out, glia_err *err);
+/* See glia_model_chat and glia_chat_parse; any thread, t is only read. */
+glia_status glia_bridge_chat(const glia_templates *t, const char *json, size_t n_json, glia_chat **out, glia_err *err);
+bool glia_bridge_knows_tools(const glia_templates *t);
 
 /* Load a model file or make a context.  llama.cpp asserts on some damaged files: on this thread, during these calls, a
  * failed assertion is an error and not the end of the process.  NULL: *why (static, this thread's) says the reason

@@ -10,9 +10,12 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 extern "C" {
 #include "base/err.h"
@@ -83,22 +86,141 @@ extern "C" void glia_bridge_templates_free(glia_templates * t) {
     delete t;
 }
 
-extern "C" glia_status glia_bridge_render(const glia_templates * t, const char * messages_json, size_t n_json,
-                                          char ** out, size_t * n_out, glia_err * err) {
+namespace {
+constexpr size_t max_grammar_bytes = 1u << 20;
+constexpr size_t max_answer_bytes  = 16u << 20;
+
+/* A glia_chat with the strings that it points to.  The public part comes first: one is the other. */
+struct chat {
+    glia_chat                 pub{};
+    std::string               prompt, grammar, prefix;
+    std::vector<std::string>  triggers, kept, stops;
+    std::vector<const char *> trigger_ptrs, kept_ptrs, stop_ptrs;
+    common_chat_parser_params parser;
+};
+
+void point_at(const std::vector<std::string> & from, std::vector<const char *> & to) {
+    for (const auto & s : from) {
+        to.push_back(s.c_str());
+    }
+}
+
+void publish(chat & c) {
+    point_at(c.triggers, c.trigger_ptrs);
+    point_at(c.kept, c.kept_ptrs);
+    point_at(c.stops, c.stop_ptrs);
+    c.pub.prompt      = c.prompt.c_str();
+    c.pub.n_prompt    = c.prompt.size();
+    c.pub.add_special = true; /* the renderer strips a BOS that the vocabulary would add again */
+    c.pub.stop        = c.stop_ptrs.data();
+    c.pub.n_stop      = c.stop_ptrs.size();
+    c.pub.constraint.grammar    = c.grammar.empty() ? nullptr : c.grammar.c_str();
+    c.pub.constraint.n_grammar  = c.grammar.size();
+    c.pub.constraint.prefix     = c.prefix.c_str();
+    c.pub.constraint.triggers   = c.trigger_ptrs.data();
+    c.pub.constraint.n_triggers = c.trigger_ptrs.size();
+    c.pub.constraint.kept       = c.kept_ptrs.data();
+    c.pub.constraint.n_kept     = c.kept_ptrs.size();
+    c.pub.constrained           = !c.grammar.empty() || !c.kept.empty();
+}
+
+common_chat_templates_inputs read_inputs(const common_json & root) {
+    common_chat_templates_inputs in;
+    in.messages              = common_chat_msgs_parse_oaicompat(root.at("messages"));
+    in.add_generation_prompt = true;
+    in.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
+    if (root.contains("tools")) {
+        in.tools = common_chat_tools_parse_oaicompat(root.at("tools"));
+    }
+    if (root.contains("tool_choice")) {
+        in.tool_choice = common_chat_tool_choice_parse_oaicompat(root.at("tool_choice").get<std::string>());
+    }
+    if (root.contains("parallel_tool_calls")) {
+        in.parallel_tool_calls = root.at("parallel_tool_calls").get<bool>();
+    }
+    if (root.contains("thinking")) {
+        in.enable_thinking = root.at("thinking").get<bool>();
+    }
+    if (root.contains("kwargs")) {
+        for (const auto & [key, value] : root.at("kwargs").items()) {
+            in.chat_template_kwargs[key] = value.dump();
+        }
+    }
+    return in;
+}
+
+/* A lazy grammar describes a call from its opening on.  For a required call it is better than the one common makes for
+ * that case, which lets any amount of other text come first. */
+bool waits_for_text(const common_chat_params & p) {
+    for (const auto & t : p.grammar_triggers) {
+        if (t.type != COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
+            return false;
+        }
+    }
+    return p.grammar_lazy && !p.grammar.empty() && !p.grammar_triggers.empty();
+}
+
+/* A grammar that waits for a pattern, not for a text, is left out: the answer is then free, and still parsed. */
+void take_grammar(chat & c, const common_chat_params & p) {
+    if (p.grammar.empty()) {
+        return;
+    }
+    if (p.grammar_lazy) {
+        for (const auto & t : p.grammar_triggers) {
+            if (t.type != COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
+                c.triggers.clear();
+                return;
+            }
+            c.triggers.push_back(t.value);
+        }
+        if (c.triggers.empty()) {
+            return;
+        }
+    } else {
+        c.prefix = p.generation_prompt;
+    }
+    c.grammar = p.grammar;
+}
+}  // namespace
+
+extern "C" glia_status glia_bridge_chat(const glia_templates * t, const char * json, size_t n_json, glia_chat ** out,
+                                        glia_err * err) {
     *out = nullptr;
     try {
-        common_chat_templates_inputs in;
-        in.messages              = common_chat_msgs_parse_oaicompat(common_json::parse(std::string(messages_json, n_json)));
-        in.add_generation_prompt = true;
-        const common_chat_params p = common_chat_templates_apply(t->ptr.get(), in);
+        common_chat_templates_inputs in       = read_inputs(common_json::parse(std::string(json, n_json)));
+        const bool                   required = !in.tools.empty() && in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+        if (required) {
+            in.tool_choice = COMMON_CHAT_TOOL_CHOICE_AUTO;
+        }
+        common_chat_params p = common_chat_templates_apply(t->ptr.get(), in);
+        if (required && !waits_for_text(p)) {
+            in.tool_choice = COMMON_CHAT_TOOL_CHOICE_REQUIRED;
+            p              = common_chat_templates_apply(t->ptr.get(), in);
+        }
         if (p.prompt.size() > max_prompt_bytes) {
             return glia_fail_at(err, GLIA_ETOOLARGE, "messages", "the rendered prompt is larger than 64 MiB");
         }
-        *out = glia_strndup(p.prompt.data(), p.prompt.size());
-        if (!*out) {
-            return glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template");
+        if (p.grammar.size() > max_grammar_bytes) {
+            return glia_fail_at(err, GLIA_EINVAL, "tools", "these tools make a grammar of more than 1 MiB: use fewer");
         }
-        *n_out = p.prompt.size();
+        std::unique_ptr<chat> c(new chat);
+        c->prompt     = p.prompt;
+        c->pub.parses = !in.tools.empty() || p.supports_thinking;
+        if (c->pub.parses) {
+            take_grammar(*c, p);
+            if (in.tool_choice == COMMON_CHAT_TOOL_CHOICE_AUTO && required) {
+                c->triggers.clear(); /* at once */
+            }
+            c->kept                    = p.preserved_tokens;
+            c->stops                   = p.additional_stops;
+            c->parser                  = common_chat_parser_params(p);
+            c->parser.reasoning_format = in.reasoning_format;
+            if (!p.parser.empty()) {
+                c->parser.parser.load(p.parser);
+            }
+        }
+        publish(*c);
+        *out = &c.release()->pub;
         return GLIA_OK;
     } catch (const std::bad_alloc &) {
         return glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template");
@@ -107,6 +229,58 @@ extern "C" glia_status glia_bridge_render(const glia_templates * t, const char *
                             e.what());
     } catch (...) {
         return glia_fail_at(err, GLIA_EINVAL, "messages", "the model's chat template refuses these messages");
+    }
+}
+
+extern "C" void glia_chat_free(glia_chat * c) {
+    delete reinterpret_cast<chat *>(c);  // the public part is its first member
+}
+
+extern "C" glia_status glia_chat_parse(const glia_chat * c, const char * text, size_t n, bool partial, char ** out,
+                                       size_t * n_out, glia_err * err) {
+    *out = nullptr;
+    if (n > max_answer_bytes) {
+        return glia_fail(err, GLIA_ETOOLARGE, "the answer is larger than 16 MiB");
+    }
+    try {
+        const chat &          self = *reinterpret_cast<const chat *>(c);
+        const common_chat_msg msg  = common_chat_parse(std::string(text, n), partial, self.parser);
+        common_json           calls = common_json::array();
+        for (const auto & call : msg.tool_calls) {
+            calls.push_back(common_json{
+                { "id",       call.id                                                       },
+                { "function", { { "name", call.name }, { "arguments", call.arguments } } },
+            });
+        }
+        common_json root = common_json{
+            { "content",           msg.render_content()  },
+            { "reasoning_content", msg.reasoning_content },
+        };
+        root["tool_calls"] = calls;
+        const std::string s = root.dump();
+        *out = glia_strndup(s.data(), s.size());
+        if (!*out) {
+            return glia_fail(err, GLIA_ENOMEM, "out of memory reading the answer");
+        }
+        *n_out = s.size();
+        return GLIA_OK;
+    } catch (const std::bad_alloc &) {
+        return glia_fail(err, GLIA_ENOMEM, "out of memory reading the answer");
+    } catch (const std::exception & e) {
+        return glia_fail(err, GLIA_EINVAL, "the answer is not of the model's format: %s", e.what());
+    } catch (...) {
+        return glia_fail(err, GLIA_EINVAL, "the answer is not of the model's format");
+    }
+}
+
+extern "C" bool glia_bridge_knows_tools(const glia_templates * t) {
+    try {
+        const auto caps = common_chat_templates_get_caps(t->ptr.get());
+        const auto it   = caps.find("supports_tool_calls");
+        const auto also = caps.find("supports_tools");
+        return it != caps.end() && it->second && also != caps.end() && also->second;
+    } catch (...) {
+        return false;
     }
 }
 

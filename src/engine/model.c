@@ -123,7 +123,7 @@ static glia_status check_file(const glia_model_params *p, const struct gguf_cont
     return GLIA_OK;
 }
 
-static glia_status check(glia_model_params *p, glia_err *err) {
+static glia_status check(glia_model_params *p, uint64_t *header_bytes, glia_weights **weights, glia_err *err) {
     struct stat sb;
     char magic[4] = {0};
     int fd = open(p->path, O_RDONLY | O_CLOEXEC);
@@ -147,12 +147,14 @@ static glia_status check(glia_model_params *p, glia_err *err) {
     const char *arch = meta_string(g, "general.architecture");
     int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
     if (p->n_ctx == 0) p->n_ctx = trained > 0 && trained < 4096 ? (int32_t)trained : 4096;
+    *header_bytes = gguf_get_data_offset(g);
     glia_status st = check_file(p, g, &sb, err);
     /* a table of learned positions has no rows beyond them; llama.cpp would abort in the middle of a request */
     if (!st && p->n_ctx > trained && gguf_find_tensor(g, "position_embd.weight") >= 0) {
         st = glia_fail_at(err, GLIA_EINVAL, "ctx", "%s has learned positions for %lld tokens: --ctx must not be larger",
                           p->path, (long long)trained);
     }
+    if (!st && !(*weights = glia_weights_new(p->path, g))) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
     gguf_free(g);
     return st;
 }
@@ -247,6 +249,7 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
     if (!p->queue_limit) p->queue_limit = 256;
     if (!p->event_bytes) p->event_bytes = 8u << 20;
     if (!p->capture_bytes) p->capture_bytes = (size_t)2 << 30;
+    if (p->capture_wait_ms <= 0) p->capture_wait_ms = 30000;
     const struct {
         const char *name;
         int64_t v, lo, hi;
@@ -262,7 +265,8 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
         }
     }
     if (p->kv_type == GLIA_KV_Q8_0 && p->flash == GLIA_FLASH_OFF) {
-        return glia_fail_at(err, GLIA_EINVAL, "cache-type", "a q8_0 cache needs flash attention: leave --flash-attn on");
+        return glia_fail_at(err, GLIA_EINVAL, "cache-type",
+                            "a q8_0 cache needs flash attention: leave --flash-attn on");
     }
     if (p->n_ctx > 0 && p->n_ctx < 16) return glia_fail_at(err, GLIA_EINVAL, "ctx", "ctx must be at least 16");
     return GLIA_OK;
@@ -283,6 +287,7 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *params, g
     glia_err_clear(err);
     if (!(m = glia_calloc(1, sizeof *m))) return glia_fail(err, GLIA_ENOMEM, "out of memory");
     pthread_mutex_init(&m->lock, NULL);
+    pthread_mutex_init(&m->lexicon_lock, NULL);
     pthread_cond_init(&m->changed, NULL);
     m->params = *params;
     (void)pthread_once(&llama_once, start_llama);
@@ -290,12 +295,15 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *params, g
     m->path = glia_strdup(params->path);
     m->id = params->id && params->id[0] ? glia_strdup(params->id) : id_of_path(params->path);
     m->inbox = glia_inbox_new(m->params.queue_limit);
-    if (!m->path || !m->id || !m->inbox) {
+    m->memory = m->params.capture_memory ? glia_capture_memory_ref(m->params.capture_memory)
+                                         : glia_capture_memory_new(m->params.capture_bytes);
+    if (m->inbox && m->memory) m->joined = glia_capture_memory_join(m->memory, m->inbox);
+    if (!m->path || !m->id || !m->joined) {
         st = glia_fail(err, GLIA_ENOMEM, "out of memory");
         goto done;
     }
     m->params.path = m->path, m->params.id = m->id;
-    if ((st = check(&m->params, err))) goto done;
+    if ((st = check(&m->params, &m->header_bytes, &m->weights, err))) goto done;
     int rc = pthread_create(&m->thread, NULL, engine_main, m);
     if (rc) {
         st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc));
@@ -327,7 +335,10 @@ void glia_model_close(glia_model *m) {
         pthread_mutex_unlock(&m->lock);
         pthread_join(m->thread, NULL);
     }
+    if (m->joined) glia_capture_memory_leave(m->memory, m->inbox);
+    glia_capture_memory_unref(m->memory);
     glia_bridge_templates_free(m->templates);
+    glia_weights_free(m->weights);
     glia_atlas_free(m->atlas);
     glia_inbox_unref(m->inbox);
     glia_free(m->id);
@@ -336,12 +347,18 @@ void glia_model_close(glia_model *m) {
     glia_free(m->description);
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->lock);
+    pthread_mutex_destroy(&m->lexicon_lock);
+    glia_lexicon_free(m->lexicon);
     glia_free(m);
 }
 
 /* ------------------------------------------------------------------ look-ups */
 
 void glia_model_get_info(const glia_model *m, glia_model_info *out) { *out = m->info; }
+
+void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out) {
+    glia_capture_memory_read(m->memory, out);
+}
 
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out) {
     *out = (glia_point_info){0};
@@ -353,6 +370,7 @@ bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_poi
         return true;
     }
     out->grade = pl->grade, out->width = pl->width, out->n_heads = pl->n_heads, out->head_dim = pl->head_dim;
+    out->group = pl->group, out->by_position = p == GLIA_POINT_ATTN_SCORES || p == GLIA_POINT_ATTN_PROBS;
     memcpy(out->reason, pl->reason, sizeof out->reason);
     return true;
 }
@@ -367,7 +385,7 @@ void glia_model_limits(const glia_model *m, glia_request_limits *out) {
                                  .n_vocab = m->info.n_vocab,
                                  .n_layer = m->info.n_layer,
                                  .event_bytes = m->params.event_bytes,
-                                 .capture_bytes = m->params.capture_bytes,
+                                 .memory = m->memory,
                                  .hooks_refused = m->info.hooks_refused,
                                  .model = m,
                                  .outputs_only = outputs_only};
@@ -423,16 +441,56 @@ glia_status glia_model_detokenize(const glia_model *m, const int32_t *ids, size_
     return GLIA_OK;
 }
 
-glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_json, size_t n_json, char **out,
-                                   size_t *n_out, bool *add_special, glia_err *err) {
+glia_status glia_model_infill_prompt(const glia_model *m, const int32_t *prefix, size_t n_prefix, const int32_t *suffix,
+                                     size_t n_suffix, int32_t **out, size_t *n_out, glia_err *err) {
+    int32_t pre = llama_vocab_fim_pre(m->vocab), suf = llama_vocab_fim_suf(m->vocab),
+            mid = llama_vocab_fim_mid(m->vocab);
     *out = NULL, *n_out = 0;
+    if (pre == LLAMA_TOKEN_NULL || suf == LLAMA_TOKEN_NULL || mid == LLAMA_TOKEN_NULL) {
+        return glia_fail_at(err, GLIA_EINVAL, "suffix", "%s was not trained to fill in the middle: leave suffix out",
+                            m->id);
+    }
+    bool bos = llama_vocab_get_add_bos(m->vocab);
+    int32_t *p = glia_malloc((n_prefix + n_suffix + 4) * sizeof *p), n = 0;
+    if (!p) return glia_fail(err, GLIA_ENOMEM, "out of memory for the prompt");
+    if (bos) p[n++] = llama_vocab_bos(m->vocab);
+    p[n++] = pre; /* prefix, suffix, middle: the order of every model that names these tokens */
+    if (n_prefix) memcpy(p + n, prefix, n_prefix * sizeof *p), n += (int32_t)n_prefix;
+    p[n++] = suf;
+    if (n_suffix) memcpy(p + n, suffix, n_suffix * sizeof *p), n += (int32_t)n_suffix;
+    p[n++] = mid;
+    *out = p, *n_out = (size_t)n;
+    return GLIA_OK;
+}
+
+glia_status glia_model_chat(const glia_model *m, const char *json, size_t n_json, glia_chat **out, glia_err *err) {
+    *out = NULL;
     if (!m->templates) {
         return glia_fail_at(err, GLIA_EINVAL, "messages",
                             "this model's chat template cannot be read: use /v1/completions");
     }
-    *add_special = true; /* the renderer strips a BOS that the vocabulary would add again */
-    return glia_bridge_render(m->templates, messages_json, n_json, out, n_out, err);
+    return glia_bridge_chat(m->templates, json, n_json, out, err);
 }
+
+glia_status glia_model_chat_prompt(const glia_model *m, const char *messages_json, size_t n_json, char **out,
+                                   size_t *n_out, bool *add_special, glia_err *err) {
+    glia_buf json = {0};
+    glia_chat *c = NULL;
+    *out = NULL, *n_out = 0;
+    glia_buf_adds(&json, "{\"messages\":");
+    glia_buf_add(&json, messages_json, n_json);
+    glia_buf_adds(&json, "}");
+    glia_status st = json.failed ? glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template")
+                                 : glia_model_chat(m, json.p, json.n, &c, err);
+    if (!st && !(*out = glia_strndup(c->prompt, c->n_prompt)))
+        st = glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template");
+    if (!st) *n_out = c->n_prompt, *add_special = c->add_special;
+    glia_chat_free(c);
+    glia_buf_clear(&json);
+    return st;
+}
+
+bool glia_model_knows_tools(const glia_model *m) { return m->templates && glia_bridge_knows_tools(m->templates); }
 
 /* ------------------------------------------------------------------ requests */
 
@@ -460,16 +518,44 @@ glia_status glia_request_capture_bytes(const glia_model *m, const glia_request_p
                                        glia_err *err) {
     glia_request_limits l;
     glia_model_limits(m, &l);
-    return glia_request_measure(p, &l, out, err);
+    return glia_request_measure(p, &l, out, NULL, err);
+}
+
+glia_status glia_request_capture_peak(const glia_model *m, const glia_request_params *p, uint64_t *out, glia_err *err) {
+    glia_request_limits l;
+    uint64_t total;
+    glia_model_limits(m, &l);
+    return glia_request_measure(p, &l, &total, out, err);
+}
+
+static glia_status compile(glia_model *m, const glia_request_params *p, glia_rules **out, glia_err *err) {
+    *out = NULL;
+    if (!p->constraint) return GLIA_OK;
+    if (p->constraint->grammar && p->sampling.ignore_eos) {
+        return glia_fail_at(err, GLIA_EINVAL, "ignore_eos",
+                            "ignore_eos and a constrained answer contradict each other");
+    }
+    glia_status st = GLIA_OK;
+    pthread_mutex_lock(&m->lexicon_lock);
+    if (!m->lexicon) st = glia_lexicon_new(&m->lexicon, m->vocab, err);
+    pthread_mutex_unlock(&m->lexicon_lock);
+    return st ? st : glia_rules_new(out, p->constraint, m->lexicon, err);
 }
 
 glia_status glia_request_submit(glia_request **out, glia_model *m, const glia_request_params *p, glia_err *err) {
     glia_request_limits l;
+    glia_rules *rules;
     glia_request *r = *out = NULL;
     glia_model_limits(m, &l);
     glia_status st = glia_sampling_check(&p->sampling, l.n_vocab, err);
-    if (!st) st = glia_request_new(&r, p, &l, m->inbox, err);
+    if (!st) st = compile(m, p, &rules, err);
     if (st) return st;
+    st = glia_request_new(&r, p, &l, m->inbox, err);
+    if (st) {
+        glia_rules_free(rules);
+        return st;
+    }
+    r->rules = rules;
     glia_inbox *b = m->inbox;
     pthread_mutex_lock(&b->lock);
     if (b->stopped) {

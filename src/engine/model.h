@@ -6,6 +6,7 @@
 #define GLIA_ENGINE_MODEL_H
 #include "engine/bridge.h"
 #include "engine/request.h"
+#include "engine/weights.h"
 #include "glia.h"
 #include "llama.h"
 #include "tap/tap.h"
@@ -17,12 +18,18 @@ struct glia_model {
     glia_model_info info;
     char *id, *path, *arch, *description;
 
+    uint64_t header_bytes; /* of the model file, before the tensors' data */
     struct llama_model *lm;
     const struct llama_vocab *vocab;
     glia_templates *templates;
+    glia_weights *weights; /* of the file, for derived points */
     glia_atlas *atlas; /* made at load, immutable */
     glia_inbox *inbox;
+    glia_capture_memory *memory;
+    bool joined; /* the memory wakes the inbox */
     glia_worker *worker;
+    pthread_mutex_t lexicon_lock;
+    glia_lexicon *lexicon; /* made for the first constraint */
 
     pthread_t thread;
     bool thread_started;

@@ -12,6 +12,7 @@ struct glia_node {
     glia_event ev;
     glia_node *next;
     size_t n_bytes;
+    glia_lease *lease; /* of activations: these bytes are part of it */
     glia_logprob *top;
     void *extra; /* text of a DONE event, freed with the node */
 };
@@ -72,7 +73,9 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Rows before `end`. */
 static int32_t count_below(const glia_rhook *h, int32_t end) {
+    if (!h->positions) return end <= h->from ? 0 : (end < h->to ? end : h->to) - h->from;
     int32_t lo = 0, hi = h->n_positions;
     while (lo < hi) {
         int32_t mid = lo + (hi - lo) / 2;
@@ -82,17 +85,22 @@ static int32_t count_below(const glia_rhook *h, int32_t end) {
     return lo;
 }
 
+int32_t glia_rhook_count(const glia_rhook *h, int32_t from, int32_t to) {
+    return to <= from ? 0 : count_below(h, to) - count_below(h, from);
+}
+
 bool glia_rhook_wants(const glia_rhook *h, uint32_t phase, int32_t pos) {
-    if (!(h->phases & phase)) return false;
-    if (h->all) return true;
-    int32_t i = count_below(h, pos);
-    return i < h->n_positions && h->positions[i] == pos;
+    return (h->phases & phase) && glia_rhook_count(h, pos, pos + 1) > 0;
 }
 
 static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const char *where, int32_t n_prompt,
                                   int32_t n_ctx, glia_err *err) {
-    out->all = in->positions == NULL;
-    if (out->all) return GLIA_OK;
+    out->to = INT32_MAX;
+    if (in->positions && in->range) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "name positions or a range, not both");
+    }
+    if (in->range) return glia_range_resolve(in->range, n_prompt, n_ctx, "position", where, &out->from, &out->to, err);
+    if (!in->positions) return GLIA_OK;
     if (in->n_positions > (size_t)n_ctx) {
         return glia_fail_at(err, GLIA_EINVAL, where, "%zu positions are more than the context's %d", in->n_positions,
                             n_ctx);
@@ -119,7 +127,8 @@ static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const ch
 
 static glia_status copy_heads(glia_rhook *out, const glia_hook *in, const char *where, const glia_point_info *pi,
                               glia_err *err) {
-    out->width = pi->width, out->head_dim = pi->head_dim, out->n_heads = pi->n_heads;
+    out->width = pi->width, out->head_dim = pi->head_dim, out->n_heads = pi->n_heads, out->group = pi->group;
+    out->by_position = pi->by_position;
     if (!in->heads) return GLIA_OK;
     if (!pi->n_heads) {
         return glia_fail_at(err, GLIA_EINVAL, where, "%s has no heads: leave `heads` out", glia_point_name(in->point));
@@ -136,12 +145,13 @@ static glia_status copy_heads(glia_rhook *out, const glia_hook *in, const char *
     out->heads = glia_memdup(in->heads, in->n_heads * sizeof *in->heads);
     if (!out->heads) return glia_fail(err, GLIA_ENOMEM, "out of memory for a hook's heads");
     out->n_heads = (int32_t)in->n_heads;
-    out->width = out->n_heads * pi->head_dim;
+    if (!out->by_position) out->width = out->n_heads * (pi->width / pi->n_heads);
     return GLIA_OK;
 }
 
-static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index, int32_t n_prompt,
-                             const glia_request_limits *l, glia_err *err) {
+/* before: in[-1] as it was copied; NULL: in is the first. */
+static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index, const glia_rhook *before,
+                             int32_t n_prompt, const glia_request_limits *l, glia_err *err) {
     char where[64];
     glia_point_info pi;
     (void)snprintf(where, sizeof where, "activation_hooks[%zu]", index);
@@ -162,8 +172,11 @@ static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index,
     out->outputs = l->outputs_only(l->model, in->point, in->layer);
     glia_status st = copy_positions(out, in, where, n_prompt, l->n_ctx, err);
     if (!st) st = copy_heads(out, in, where, &pi, err);
-    if (!(out->phases & GLIA_PHASE_PROMPT)) out->n_prompt_rows = 0;
-    else out->n_prompt_rows = out->all ? n_prompt : count_below(out, n_prompt);
+    if (!st) st = glia_rhook_copy_reduce(out, in, before ? in - 1 : NULL, before, where, err);
+    if (out->phases & GLIA_PHASE_PROMPT) out->n_prompt_rows = count_below(out, n_prompt);
+    out->last_prompt = !out->n_prompt_rows ? -1
+                       : out->positions    ? out->positions[out->n_prompt_rows - 1]
+                                           : (out->to < n_prompt ? out->to : n_prompt) - 1;
     return st;
 }
 
@@ -190,32 +203,138 @@ static glia_status check_sizes(const glia_request_params *p, const glia_request_
                             "%zu prompt tokens and max_tokens %d do not fit the context of %d: at most %d are left",
                             p->n_prompt, p->max_tokens, l->n_ctx, left);
     }
+    if (p->prompt_chunk < 0) return glia_fail_at(err, GLIA_EINVAL, "prompt_chunk", "prompt_chunk must not be negative");
     *max_tokens = p->max_tokens < 0 ? left : p->max_tokens;
     return GLIA_OK;
 }
 
+/* Labels and floats of all rows that this hook gets. */
 static uint64_t hook_bytes(const glia_rhook *h, int32_t n_prompt, int32_t max_tokens) {
-    uint64_t rows = (uint64_t)h->n_prompt_rows;
     int32_t end = n_prompt + (max_tokens > 1 ? max_tokens - 1 : 0); /* the last drawn token is not fed back */
-    if (h->phases & GLIA_PHASE_GENERATED) {
-        rows += (uint64_t)(h->all ? end - n_prompt : count_below(h, end) - count_below(h, n_prompt));
+    uint64_t prompt = (uint64_t)h->n_prompt_rows, generated = 0, rows, floats;
+    if (h->phases & GLIA_PHASE_GENERATED) generated = (uint64_t)glia_rhook_count(h, n_prompt, end);
+    rows = prompt + generated;
+    if (h->by_position) { /* the prompt's rows have the columns of their last one, each generated row its own */
+        uint64_t columns = prompt * (uint64_t)(h->last_prompt + 1);
+        for (int32_t p = n_prompt; generated && p < end; p++) {
+            if (glia_rhook_count(h, p, p + 1)) columns += (uint64_t)p + 1;
+        }
+        floats = columns * (uint64_t)h->n_heads;
+    } else if (h->over_rows) {
+        uint64_t results = h->across_phases ? rows > 0 : (uint64_t)(prompt > 0) + (generated > 0);
+        floats = results * (uint64_t)h->width;
+    } else {
+        floats =
+            rows * (uint64_t)h->width * (h->reduction.op == GLIA_REDUCE_TOPK ? 2 : 1); /* a channel for each value */
     }
-    return rows * ((uint64_t)h->width * sizeof(float) + 2 * sizeof(int32_t));
+    return floats * sizeof(float) + rows * 2 * sizeof(int32_t);
 }
 
-glia_status glia_request_measure(const glia_request_params *p, const glia_request_limits *l, uint64_t *bytes,
-                                 glia_err *err) {
+/* ------------------------------------------------------------------ memory */
+
+static size_t aligned(size_t n) { return (n + 15) & ~(size_t)15; }
+
+/* What a frame of n rows of hook k takes. */
+typedef struct frame_size {
+    int32_t n_rows, width, n_cols, n_heads;
+    size_t labels, heads, data, indices; /* bytes */
+} frame_size;
+
+/* pos: of a generated token's row, which attention rows have their columns up to. */
+static frame_size frame_size_of(const glia_rhook *k, uint32_t phase, int32_t n, int32_t pos) {
+    bool in_heads = !k->reduced || (k->over_rows && !k->reduction.channels);
+    frame_size z = {.n_rows = k->over_rows ? 1 : n, .width = k->width, .n_heads = in_heads ? k->n_heads : 0};
+    if (k->by_position) {
+        z.n_cols = phase == GLIA_PHASE_PROMPT ? k->last_prompt + 1 : pos + 1;
+        z.width = k->n_heads * z.n_cols;
+    }
+    z.labels = aligned((size_t)n * sizeof(int32_t));
+    z.heads = aligned((size_t)z.n_heads * sizeof(int32_t));
+    z.data = aligned((size_t)z.n_rows * (size_t)z.width * sizeof(float));
+    if (k->reduction.op == GLIA_REDUCE_TOPK) z.indices = z.data; /* int32_t for float */
+    return z;
+}
+
+static size_t frame_bytes(const frame_size *z) {
+    return sizeof(glia_frame) + 2 * z->labels + z->heads + z->data + z->indices;
+}
+
+/* Bytes of a request's events with rows: predicted here, allocated by glia_node_frames, from the same sizes. */
+typedef struct footprint {
+    uint64_t prompt, prompt_sums;  /* the prompt's rows; what was gathered over them, right behind */
+    uint64_t generated, last_sums; /* one generated token's; what was gathered until the end */
+    uint64_t gathering;            /* sums while they grow */
+    uint64_t all;                  /* all events together */
+} footprint;
+
+static uint64_t add_frame(uint64_t *event, const glia_rhook *h, uint32_t phase, int32_t n, int32_t pos) {
+    if (!n) return 0;
+    frame_size z = frame_size_of(h, phase, n, pos);
+    uint64_t bytes = frame_bytes(&z), head = aligned(sizeof(glia_node)) + 16;
+    *event += bytes + (*event ? 0 : head);
+    return bytes + head;
+}
+
+static void add_footprint(footprint *f, const glia_rhook *h, int32_t n_prompt, int32_t max_tokens) {
+    int32_t end = n_prompt + (max_tokens > 1 ? max_tokens - 1 : 0), later = 0;
+    if (h->phases & GLIA_PHASE_GENERATED) later = glia_rhook_count(h, n_prompt, end);
+    if (h->over_rows) {
+        bool across = h->across_phases;
+        f->gathering += glia_sums_bytes(&h->reduction) * 3;
+        f->all += add_frame(&f->prompt_sums, h, GLIA_PHASE_PROMPT, across ? 0 : h->n_prompt_rows, 0);
+        f->all += add_frame(&f->last_sums, h, GLIA_PHASE_GENERATED, later + (across ? h->n_prompt_rows : 0), 0);
+        return;
+    }
+    f->all += add_frame(&f->prompt, h, GLIA_PHASE_PROMPT, h->n_prompt_rows, 0);
+    /* the last row is the widest where there is a column per position */
+    f->all += (uint64_t)later * add_frame(&f->generated, h, GLIA_PHASE_GENERATED, later > 0, end - 1);
+}
+
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* The most that exists at once while the client frees an event before it takes the next: the one it has, a queue that was
+ * not full, and what one pass adds to it.  *queue: the bound of the queue, smaller where memory is. */
+static glia_status plan_memory(const footprint *f, const glia_request_limits *l, uint64_t *peak, size_t *queue,
+                               glia_err *err) {
+    glia_capture_usage u;
+    glia_capture_memory_read(l->memory, &u);
+    uint64_t taken = larger(larger(f->prompt, f->prompt_sums), larger(f->generated, f->last_sums));
+    uint64_t least = f->gathering + larger(taken + f->generated + f->last_sums, f->prompt + f->prompt_sums);
+    uint64_t all = f->gathering + f->all;
+    *queue = l->event_bytes;
+    if (all <= least + *queue && all <= u.limit) {
+        *peak = all;
+        return GLIA_OK;
+    }
+    if (least >= u.limit) {
+        return glia_fail_at(err, GLIA_ETOOLARGE, "activation_hooks",
+                            "these hooks hold %.1f MiB of activations at once (the prompt's rows are one piece), more "
+                            "than the %.1f MiB there are (--capture-memory): ask for fewer layers, positions or heads, "
+                            "reduce them, or send a shorter prompt",
+                            (double)least / 1048576, (double)u.limit / 1048576);
+    }
+    if (*queue > u.limit - least) *queue = (size_t)(u.limit - least);
+    *peak = least + *queue;
+    return GLIA_OK;
+}
+
+glia_status glia_request_measure(const glia_request_params *p, const glia_request_limits *l, uint64_t *total,
+                                 uint64_t *peak, glia_err *err) {
     int32_t max_tokens = 0;
-    *bytes = 0;
+    footprint f = {0};
+    size_t queue;
+    *total = 0;
     glia_status st = check_sizes(p, l, &max_tokens, err);
     for (size_t i = 0; !st && i < p->n_hooks; i++) {
         glia_rhook h = {0};
-        st = copy_hook(&h, &p->hooks[i], i, (int32_t)p->n_prompt, l, err);
-        if (!st) *bytes += hook_bytes(&h, (int32_t)p->n_prompt, max_tokens);
-        glia_free(h.positions);
-        glia_free(h.heads);
+        st = copy_hook(&h, &p->hooks[i], i, NULL, (int32_t)p->n_prompt, l, err);
+        if (!st) {
+            *total += hook_bytes(&h, (int32_t)p->n_prompt, max_tokens);
+            add_footprint(&f, &h, (int32_t)p->n_prompt, max_tokens);
+        }
+        glia_rhook_clear(&h);
     }
-    return st;
+    return st || !peak ? st : plan_memory(&f, l, peak, &queue, err);
 }
 
 static glia_status copy_stop(glia_request *r, const glia_request_params *p, glia_err *err) {
@@ -231,7 +350,7 @@ static glia_status copy_stop(glia_request *r, const glia_request_params *p, glia
 
 glia_status glia_request_new(glia_request **out, const glia_request_params *p, const glia_request_limits *l,
                              glia_inbox *inbox, glia_err *err) {
-    uint64_t bytes = 0;
+    footprint f = {0};
     int32_t max_tokens = 0;
     glia_request *r = *out = NULL;
     glia_status st = check_sizes(p, l, &max_tokens, err);
@@ -249,8 +368,10 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     atomic_init(&r->refs, 1);
     r->inbox = glia_inbox_ref(inbox);
     r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
-    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply,
-    r->first_wanted = r->n_prompt;
+    r->prompt_chunk = p->prompt_chunk ? p->prompt_chunk : INT32_MAX;
+    r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply;
+    r->prompt_logprobs = p->prompt_logprobs && p->sampling.n_logprobs >= 0;
+    r->first_wanted = r->prompt_logprobs ? 0 : r->n_prompt;
     r->sampling = p->sampling, r->sampling.bias = NULL;
     r->prompt = glia_memdup(p->prompt, p->n_prompt * sizeof *p->prompt);
     if (p->sampling.n_bias) {
@@ -270,18 +391,13 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     }
     for (size_t i = 0; i < p->n_hooks; i++) {
         glia_rhook *h = &r->hooks[r->n_hooks++];
-        if ((st = copy_hook(h, &p->hooks[i], i, r->n_prompt, l, err))) goto done;
-        bytes += hook_bytes(h, r->n_prompt, max_tokens);
-        int32_t first = !h->n_prompt_rows ? r->n_prompt : h->all ? 0 : h->positions[0];
+        if ((st = copy_hook(h, &p->hooks[i], i, i ? h - 1 : NULL, r->n_prompt, l, err))) goto done;
+        add_footprint(&f, h, r->n_prompt, max_tokens);
+        r->wants_columns |= h->by_position;
+        int32_t first = !h->n_prompt_rows ? r->n_prompt : h->positions ? h->positions[0] : h->from;
         if (first < r->first_wanted) r->first_wanted = first;
     }
-    if (bytes > l->capture_bytes) {
-        st = glia_fail_at(err, GLIA_ETOOLARGE, "activation_hooks",
-                          "these hooks would return %.1f MiB of activations, the limit is %.1f MiB: ask for fewer "
-                          "points, layers, positions or tokens",
-                          (double)bytes / 1048576, (double)l->capture_bytes / 1048576);
-        goto done;
-    }
+    if (r->n_hooks && (st = plan_memory(&f, l, &r->peak_bytes, &r->limit, err))) goto done;
     r->submitted_ms = glia_now_ms();
     *out = r, r = NULL;
 done:
@@ -296,15 +412,14 @@ void glia_request_unref(glia_request *r) {
         glia_node_free(n);
         n = next;
     }
-    for (size_t i = 0; i < r->n_hooks; i++) {
-        glia_free(r->hooks[i].positions);
-        glia_free(r->hooks[i].heads);
-    }
+    for (size_t i = 0; i < r->n_hooks; i++) glia_rhook_clear(&r->hooks[i]);
     for (size_t i = 0; i < r->n_stop; i++) glia_free(r->stop[i]);
     glia_free(r->stop);
+    glia_rules_free(r->rules);
     glia_free(r->hooks);
     glia_free(r->prompt);
     glia_free((void *)(uintptr_t)r->sampling.bias);
+    glia_lease_unref(r->lease);
     glia_inbox_unref(r->inbox);
     pthread_cond_destroy(&r->ready);
     pthread_mutex_destroy(&r->lock);
@@ -319,11 +434,13 @@ glia_logprob *glia_node_top(glia_node *n) { return n->top; }
 
 void glia_node_free(glia_node *n) {
     if (!n) return;
+    glia_lease *lease = n->lease;
+    size_t n_bytes = n->n_bytes;
     glia_free(n->extra);
     glia_free(n);
+    if (lease) glia_lease_drop(lease, n_bytes);
+    glia_lease_unref(lease);
 }
-
-static size_t aligned(size_t n) { return (n + 15) & ~(size_t)15; }
 
 static glia_node *node_new(glia_event_kind kind, size_t payload, char **p) {
     size_t head = aligned(sizeof(glia_node));
@@ -350,38 +467,58 @@ glia_node *glia_node_token(int32_t id, int32_t index, const char *text, size_t n
     return n;
 }
 
-glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t *n_rows) {
-    size_t n_frames = 0, labels = 0, data = 0;
+glia_node *glia_node_prompt_token(int32_t id, int32_t index, int32_t n_top) {
+    glia_node *n = glia_node_token(id, index, "", 0, n_top);
+    if (n) n->ev.kind = GLIA_EVENT_PROMPT_TOKEN;
+    return n;
+}
+
+glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t *n_rows, int32_t pos) {
+    size_t n_frames = 0, bytes = 16; /* for the end of the list of frames */
     for (size_t h = 0; h < r->n_hooks; h++) {
+        const glia_rhook *k = &r->hooks[h];
         if (!n_rows[h]) continue;
+        frame_size z = frame_size_of(k, phase, n_rows[h], pos);
         n_frames++;
-        labels += aligned((size_t)n_rows[h] * sizeof(int32_t)) * 2;
-        data += aligned((size_t)n_rows[h] * (size_t)r->hooks[h].width * sizeof(float));
+        bytes += frame_bytes(&z);
     }
     size_t head = aligned(n_frames * sizeof(glia_frame));
     char *p;
-    glia_node *n = node_new(GLIA_EVENT_ACTIVATIONS, head + labels + data, &p);
+    glia_node *n = node_new(GLIA_EVENT_ACTIVATIONS, bytes, &p);
     if (!n) return NULL;
+    if (r->lease) { /* of every request that came through the inbox */
+        n->lease = glia_lease_ref(r->lease);
+        glia_lease_hold(n->lease, n->n_bytes);
+    }
     glia_frame *f = (glia_frame *)(void *)p;
     n->ev.u.activations.frames = f, n->ev.u.activations.n_frames = n_frames;
     p += head;
     for (size_t h = 0; h < r->n_hooks; h++) {
         const glia_rhook *k = &r->hooks[h];
         if (!n_rows[h]) continue;
-        size_t label = aligned((size_t)n_rows[h] * sizeof(int32_t));
+        frame_size z = frame_size_of(k, phase, n_rows[h], pos);
+        int32_t *heads = (int32_t *)(void *)(p + 2 * z.labels);
+        char *data = (char *)heads + z.heads;
+        for (int32_t i = 0; i < z.n_heads; i++) heads[i] = k->heads ? k->heads[i] : i;
         *f++ = (glia_frame){.hook = h,
                             .point = k->point,
                             .layer = k->layer,
                             .grade = k->grade,
                             .phase = phase,
-                            .n_rows = n_rows[h],
-                            .width = k->width,
-                            .n_heads = k->n_heads,
-                            .head_dim = k->head_dim,
+                            .reduce = k->reduction.op,
+                            .n_rows = z.n_rows,
+                            .width = z.width,
+                            .n_heads = z.n_heads,
+                            .head_dim = z.n_heads ? k->head_dim : 0,
+                            .heads = z.n_heads ? heads : NULL,
+                            .group = z.n_heads ? k->group : 0,
+                            .n_cols = z.n_cols,
+                            .n_positions = n_rows[h],
                             .positions = (int32_t *)(void *)p,
-                            .token_ids = (int32_t *)(void *)(p + label),
-                            .data = (float *)(void *)(p + 2 * label)};
-        p += 2 * label + aligned((size_t)n_rows[h] * (size_t)k->width * sizeof(float));
+                            .token_ids = (int32_t *)(void *)(p + z.labels),
+                            .data = (float *)(void *)data,
+                            .indices = z.indices ? (int32_t *)(void *)(data + z.data) : NULL};
+        p = data + z.data + z.indices;
     }
     return n;
 }

@@ -7,12 +7,15 @@
  *      └──────cancel──────► ended with ECANCELLED ◄──cancel──────┘ */
 #ifndef GLIA_ENGINE_REQUEST_H
 #define GLIA_ENGINE_REQUEST_H
+#include "engine/grammar/constrain.h"
+#include "engine/memory.h"
 #include "glia.h"
+#include "tap/reduce.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
 /* The engine's letter box; refcounted because requests outlive their model.  All fields under lock. */
-typedef struct glia_inbox {
+struct glia_inbox {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     atomic_int refs;
@@ -20,7 +23,7 @@ typedef struct glia_inbox {
     size_t n_waiting, limit;
     bool stirred; /* something happened since the engine last looked */
     bool stopped; /* takes no more requests */
-} glia_inbox;
+};
 
 glia_inbox *glia_inbox_new(size_t limit);
 glia_inbox *glia_inbox_ref(glia_inbox *b);
@@ -33,14 +36,19 @@ typedef struct glia_rhook {
     int32_t layer;
     glia_grade grade;
     uint32_t phases;
-    bool all;           /* every row of its phases */
-    int32_t *positions; /* sorted, unique, absolute; owned; NULL when all */
+    int32_t from, to;   /* rows at from <= position < to, when positions is NULL */
+    int32_t *positions; /* sorted, unique, absolute; owned; NULL: the range */
     int32_t n_positions;
     int32_t *heads; /* owned; NULL: all */
-    int32_t n_heads, head_dim;
-    int32_t width;         /* floats per delivered row */
+    int32_t n_heads, head_dim, group;
+    bool reduced;             /* rows are cut or reduced before they are copied on */
+    glia_reduction reduction; /* channels owned; directions too, unless an earlier hook has the same */
+    bool shares_directions, over_rows, across_phases;
+    int32_t width;         /* floats per delivered row; 0 when by_position */
+    bool by_position;      /* rows are n_heads × columns, a column per position: as many as a frame's last row has */
     bool outputs;          /* lies behind the last layer's trimming: its rows must be marked as outputs */
     int32_t n_prompt_rows; /* rows it gets from the prompt */
+    int32_t last_prompt;   /* position of the last of them, -1: none */
 } glia_rhook;
 
 typedef struct glia_node glia_node; /* a queued event with its payload */
@@ -56,9 +64,15 @@ struct glia_request {
     glia_sampling sampling; /* bias owned */
     char **stop;
     size_t n_stop;
+    glia_rules *rules; /* NULL: no constraint */
     glia_rhook *hooks;
     size_t n_hooks;
-    bool no_cache, want_progress, whole_reply;
+    int32_t prompt_chunk; /* INT32_MAX: as many as fit */
+    uint64_t peak_bytes;  /* most bytes of frames it holds at once; 0: no hooks */
+    glia_lease *lease;    /* on them, from admission until the end; the engine's */
+    double waits_since;   /* for the lease; 0: not waiting.  The engine's */
+    bool no_cache, want_progress, whole_reply, prompt_logprobs;
+    bool wants_columns;   /* some hook's columns are positions: the cache's cells must be known */
     int32_t first_wanted; /* first prompt position some hook wants; n_prompt when none */
     double submitted_ms;
 
@@ -77,7 +91,8 @@ struct glia_request {
 /* What submit must know of a model; a view, borrowed during the call. */
 typedef struct glia_request_limits {
     int32_t n_ctx, n_vocab, n_layer;
-    size_t event_bytes, capture_bytes;
+    size_t event_bytes;
+    glia_capture_memory *memory;
     const char *hooks_refused;
     const glia_model *model; /* for glia_model_point */
     bool (*outputs_only)(const glia_model *m, glia_point p, int32_t layer);
@@ -85,12 +100,24 @@ typedef struct glia_request_limits {
 
 glia_status glia_request_new(glia_request **out, const glia_request_params *p, const glia_request_limits *l,
                              glia_inbox *inbox, glia_err *err);
-glia_status glia_request_measure(const glia_request_params *p, const glia_request_limits *l, uint64_t *bytes,
-                                 glia_err *err);
+/* total: of all rows; peak (may be NULL): the most that exist at once. */
+glia_status glia_request_measure(const glia_request_params *p, const glia_request_limits *l, uint64_t *total,
+                                 uint64_t *peak, glia_err *err);
 void glia_request_unref(glia_request *r);
 
 /* Does hook h want the row at absolute position pos in this phase? */
 bool glia_rhook_wants(const glia_rhook *h, uint32_t phase, int32_t pos);
+/* Check and copy channels and reduction of a hook whose heads are copied; sets width (reduction.c).
+ *   in_before, before: the hook in front of it as asked and as copied, to share equal directions; NULL: none
+ * On failure what was copied stays in *out. */
+glia_status glia_rhook_copy_reduce(glia_rhook *out, const glia_hook *in, const glia_hook *in_before,
+                                   const glia_rhook *before, const char *where, glia_err *err);
+void glia_rhook_clear(glia_rhook *h);
+/* from <= i < to of n things, `most` of which there may be in the end (reduction.c). */
+glia_status glia_range_resolve(const glia_range *in, int32_t n, int32_t most, const char *what, const char *where,
+                               int32_t *from, int32_t *to, glia_err *err);
+/* How many of the rows at from <= position < to its positions or range name, whatever their phase. */
+int32_t glia_rhook_count(const glia_rhook *h, int32_t from, int32_t to);
 
 /* -- the engine's side of the queue */
 bool glia_request_is_full(glia_request *r); /* pause: the client has not taken enough yet */
@@ -100,9 +127,11 @@ bool glia_request_is_cancelled(const glia_request *r);
 glia_node *glia_node_token(int32_t id, int32_t index, const char *text, size_t n_text, int32_t n_top);
 glia_event *glia_node_event(glia_node *n);
 glia_logprob *glia_node_top(glia_node *n); /* the n_top entries of a token event, to fill */
-/* Frames of one pass: for every hook h with n_rows[h] > 0, in order; positions, token_ids and data are to be filled
- * through the pointers in the frames (they are writable until pushed). */
-glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t *n_rows);
+glia_node *glia_node_prompt_token(int32_t id, int32_t index, int32_t n_top);
+/* Frames of one pass: for every hook h with n_rows[h] > 0, in order; positions, token_ids, data and indices are to be
+ * filled through the pointers in the frames (they are writable until pushed).  n_rows counts rows that go in: a hook
+ * that reduces over rows gets one row of data.  pos: position of the row of a generated token. */
+glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t *n_rows, int32_t pos);
 void glia_node_free(glia_node *n);
 void glia_request_push(glia_request *r, glia_node *n);
 void glia_request_push_progress(glia_request *r, int32_t n_done, int32_t n_total);

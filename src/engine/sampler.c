@@ -10,7 +10,8 @@
 struct glia_sampler {
     struct llama_sampler *chain; /* NULL: plain arg max over the logits, nothing to remember */
     int32_t n_vocab;
-    bool remembers; /* some stage wants accepted tokens */
+    bool remembers;    /* some stage wants accepted tokens */
+    uint64_t *allowed; /* a bit per token; made when a constraint first steps in */
 };
 
 static glia_status range(glia_err *err, const char *field, double v, double lo, double hi) {
@@ -133,6 +134,7 @@ glia_status glia_sampler_new(glia_sampler **out, const glia_sampling *s, const s
 void glia_sampler_free(glia_sampler *s) {
     if (!s) return;
     if (s->chain) llama_sampler_free(s->chain);
+    glia_free(s->allowed);
     glia_free(s);
 }
 
@@ -148,14 +150,48 @@ static int32_t arg_max(const float *v, int32_t n) {
     return best;
 }
 
-int32_t glia_sampler_draw(glia_sampler *s, const float *logits, void *scratch) {
+/* From the first n candidates of d. */
+static int32_t draw_from(glia_sampler *s, llama_token_data *d, size_t n) {
+    llama_token_data_array a = {.data = d, .size = n, .selected = -1, .sorted = false};
+    int32_t best = 0;
+    if (s->chain) {
+        llama_sampler_apply(s->chain, &a);
+        if (a.selected >= 0 && (size_t)a.selected < a.size) return a.data[a.selected].id;
+    }
+    for (size_t i = 1; i < a.size; i++) {
+        if (a.data[i].logit > a.data[best].logit) best = (int32_t)i;
+    }
+    return a.data[best].id;
+}
+
+static int32_t draw_free(glia_sampler *s, const float *logits, llama_token_data *d) {
     if (!s->chain) return arg_max(logits, s->n_vocab);
-    llama_token_data *d = scratch;
     for (int32_t i = 0; i < s->n_vocab; i++) d[i] = (llama_token_data){.id = i, .logit = logits[i], .p = 0};
-    llama_token_data_array a = {.data = d, .size = (size_t)s->n_vocab, .selected = -1, .sorted = false};
-    llama_sampler_apply(s->chain, &a);
-    if (a.selected < 0 || (size_t)a.selected >= a.size) return arg_max(logits, s->n_vocab);
-    return a.data[a.selected].id;
+    return draw_from(s, d, (size_t)s->n_vocab);
+}
+
+static int32_t draw_allowed(glia_sampler *s, glia_constrainer *c, const float *logits, llama_token_data *d) {
+    if (!s->allowed && !(s->allowed = glia_calloc(((size_t)s->n_vocab + 63) / 64, sizeof *s->allowed)))
+        return GLIA_DRAW_FAILED;
+    int32_t n = glia_constrainer_mask(c, s->allowed);
+    if (n < 0) return GLIA_DRAW_FAILED;
+    if (n == 0) return glia_constrainer_may_end(c) ? GLIA_DRAW_END : GLIA_DRAW_FAILED;
+    size_t k = 0;
+    for (int32_t i = 0; i < s->n_vocab; i++) {
+        if (s->allowed[i / 64] >> (i % 64) & 1) d[k++] = (llama_token_data){.id = i, .logit = logits[i], .p = 0};
+    }
+    return draw_from(s, d, k);
+}
+
+int32_t glia_sampler_draw(glia_sampler *s, glia_constrainer *c, const float *logits, void *scratch) {
+    int32_t id = draw_free(s, logits, scratch);
+    if (!c) return id;
+    switch (glia_constrainer_allows(c, id)) {
+    case GLIA_MATCH_YES: return id;
+    case GLIA_MATCH_NO: return draw_allowed(s, c, logits, scratch);
+    case GLIA_MATCH_FAILED: break;
+    }
+    return GLIA_DRAW_FAILED;
 }
 
 float glia_logprobs(const float *logits, int32_t n_vocab, int32_t token, glia_logprob *top, int32_t n) {

@@ -1,307 +1,58 @@
-/* tap/names.c — tables of names and the rules that combine them.  Pure; any thread; knows neither JSON nor llama. */
+/* tap/names.c — the rules that combine names into points.  Pure; any thread; knows neither JSON nor llama.
+ * The names themselves are data: names_table.c. */
 #include "tap/names.h"
 #include "base/err.h"
+#include "tap/names_table.h"
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
-/* ------------------------------------------------------------------ tables */
-
-/* One side of a module: a point, or the reason why it cannot be had. */
-typedef struct slot {
-    int point; /* -1: refused */
-    const char *why;
-} slot;
-#define P(id)                                                                                                          \
-    { GLIA_POINT_##id, NULL }
-#define NO(why)                                                                                                        \
-    { -1, why }
-
-#define WHY_SOON "is not available yet"
-#define WHY_NONE "has no such side"
-#define WHY_IDS  "takes token ids, which are not activations: every entry carries them as token_ids"
-#define WHY_Q    "may differ from the queries used: q/k norms, clamps and GGUF's channel order; ask for component \"q\""
-#define WHY_K    "may differ from the keys used: q/k norms, clamps and GGUF's channel order; ask for component \"k\""
-#define WHY_V    "may differ from the values used (value norms, clamps); ask for component \"value\""
-#define WHY_QKV  "is q, k and value in one tensor: ask for these components one by one"
-#define WHY_UNSCALED                                                                                                   \
-    "is scaled in this architecture; ask for component \"embeddings\" (unscaled) or \"resid_pre\" of layer 0"
-#define WHY_NORMALIZED "is taken before the norm's weight; ask for \"attn_in\", \"mlp_in\" or \"final_norm\" (after it)"
-#define WHY_TL_MLP_IN                                                                                                  \
-    "means the input of the norm there; ask for \"resid_mid\" (before the norm) or \"mlp_in\" (after it)"
-#define WHY_TL_ATTN_IN  "means one copy of the residual per head there; ask for \"resid_pre\""
-#define WHY_NO_PRE_NORM "does not exist in this architecture: its blocks have no norm there; ask for \"resid_pre\""
-
-/* Names whose meaning hangs on the architecture. */
-typedef enum special { PLAIN, POST_ATTN_NORM, PRE_ATTN_NORM, HF_EMBED, TL_EMBED, TL_ATTN_OUT, TL_MLP_OUT } special;
-
-typedef enum family { F_NONE, F_BLOCK, F_ATTN, F_MLP, F_NORM, F_EMBED, F_FINAL, F_HEAD } family;
-
-typedef struct module {
-    const char *path; /* after the block's prefix, or whole for those outside the blocks */
-    family family;
-    slot out, in;
-    special special;
-} module;
-
-/* Inside a block, after "model.layers.N." and its like. */
-static const module in_block[] = {
-    {"", F_BLOCK, P(RESID_POST), P(RESID_PRE), PLAIN},
-    /* attention */
-    {"self_attn", F_ATTN, P(ATTN_OUT), P(ATTN_IN), PLAIN},
-    {"attn", F_ATTN, P(ATTN_OUT), P(ATTN_IN), PLAIN},
-    {"attention", F_ATTN, P(ATTN_OUT), P(ATTN_IN), PLAIN},
-    {"self_attention", F_ATTN, P(ATTN_OUT), P(ATTN_IN), PLAIN},
-    {"self_attn.o_proj", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"self_attn.out_proj", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"self_attn.dense", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"attn.c_proj", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"attn.out_proj", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"attention.dense", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"self_attention.dense", F_ATTN, P(ATTN_OUT), P(Z), PLAIN},
-    {"self_attn.q_proj", F_ATTN, NO(WHY_Q), P(ATTN_IN), PLAIN},
-    {"self_attn.k_proj", F_ATTN, NO(WHY_K), P(ATTN_IN), PLAIN},
-    {"self_attn.v_proj", F_ATTN, NO(WHY_V), P(ATTN_IN), PLAIN},
-    {"attn.c_attn", F_ATTN, NO(WHY_QKV), P(ATTN_IN), PLAIN},
-    {"self_attn.qkv_proj", F_ATTN, NO(WHY_QKV), P(ATTN_IN), PLAIN},
-    {"attention.query_key_value", F_ATTN, NO(WHY_QKV), P(ATTN_IN), PLAIN},
-    {"self_attention.query_key_value", F_ATTN, NO(WHY_QKV), P(ATTN_IN), PLAIN},
-    /* MLP */
-    {"mlp", F_MLP, P(MLP_OUT), P(MLP_IN), PLAIN},
-    {"feed_forward", F_MLP, P(MLP_OUT), P(MLP_IN), PLAIN},
-    {"block_sparse_moe", F_MLP, P(MLP_OUT), P(MLP_IN), PLAIN},
-    {"mlp.down_proj", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
-    {"mlp.c_proj", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
-    {"mlp.dense_4h_to_h", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
-    {"mlp.fc2", F_MLP, P(MLP_OUT), P(MLP_ACT), PLAIN},
-    {"mlp.gate_proj", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
-    {"mlp.up_proj", F_MLP, P(MLP_LINEAR), P(MLP_IN), PLAIN},
-    {"mlp.gate_up_proj", F_MLP, NO(WHY_SOON), P(MLP_IN), PLAIN},
-    {"mlp.c_fc", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
-    {"mlp.dense_h_to_4h", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
-    {"mlp.fc1", F_MLP, P(MLP_PRE), P(MLP_IN), PLAIN},
-    {"mlp.act_fn", F_MLP, NO(WHY_SOON), P(MLP_PRE), PLAIN},
-    {"mlp.act", F_MLP, NO(WHY_SOON), P(MLP_PRE), PLAIN},
-    /* norms */
-    {"input_layernorm", F_NORM, P(ATTN_IN), P(RESID_PRE), PRE_ATTN_NORM},
-    {"ln_1", F_NORM, P(ATTN_IN), P(RESID_PRE), PLAIN},
-    {"post_attention_layernorm", F_NORM, P(MLP_IN), P(RESID_MID), POST_ATTN_NORM},
-    {"ln_2", F_NORM, P(MLP_IN), P(RESID_MID), PLAIN},
-    {"pre_feedforward_layernorm", F_NORM, P(MLP_IN), P(RESID_MID), PLAIN},
-    {"post_feedforward_layernorm", F_NORM, P(MLP_OUT_POST), P(MLP_OUT), PLAIN},
-    /* TransformerLens; its hook_attn_out and hook_mlp_out are what is added to the stream */
-    {"hook_resid_pre", F_BLOCK, P(RESID_PRE), NO(WHY_NONE), PLAIN},
-    {"hook_resid_mid", F_BLOCK, P(RESID_MID), NO(WHY_NONE), PLAIN},
-    {"hook_resid_post", F_BLOCK, P(RESID_POST), NO(WHY_NONE), PLAIN},
-    {"hook_attn_out", F_ATTN, P(ATTN_OUT), NO(WHY_NONE), TL_ATTN_OUT},
-    {"hook_mlp_out", F_MLP, P(MLP_OUT), NO(WHY_NONE), TL_MLP_OUT},
-    {"attn.hook_q", F_ATTN, P(Q), NO(WHY_NONE), PLAIN},
-    {"attn.hook_k", F_ATTN, P(K), NO(WHY_NONE), PLAIN},
-    {"attn.hook_v", F_ATTN, P(VALUE), NO(WHY_NONE), PLAIN},
-    {"attn.hook_z", F_ATTN, P(Z), NO(WHY_NONE), PLAIN},
-    {"mlp.hook_post", F_MLP, P(MLP_ACT), NO(WHY_NONE), PLAIN},
-    {"attn.hook_rot_q", F_ATTN, P(Q_ROT), NO(WHY_NONE), PLAIN},
-    {"attn.hook_rot_k", F_ATTN, P(K_ROT), NO(WHY_NONE), PLAIN},
-    {"attn.hook_attn_scores", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"attn.hook_pattern", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"attn.hook_result", F_ATTN, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"mlp.hook_pre", F_MLP, P(MLP_PRE), NO(WHY_NONE), PLAIN},
-    {"mlp.hook_pre_linear", F_MLP, P(MLP_LINEAR), NO(WHY_NONE), PLAIN},
-    {"hook_mlp_in", F_MLP, NO(WHY_TL_MLP_IN), NO(WHY_NONE), PLAIN},
-    {"hook_attn_in", F_ATTN, NO(WHY_TL_ATTN_IN), NO(WHY_NONE), PLAIN},
-    {"ln1.hook_normalized", F_NORM, NO(WHY_NORMALIZED), NO(WHY_NONE), PLAIN},
-    {"ln2.hook_normalized", F_NORM, NO(WHY_NORMALIZED), NO(WHY_NONE), PLAIN},
-    {"ln1.hook_scale", F_NORM, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"ln2.hook_scale", F_NORM, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-};
-
-static const module outside[] = {
-    {"model.embed_tokens", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), HF_EMBED},
-    {"embed_tokens", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), HF_EMBED},
-    {"transformer.wte", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), PLAIN},
-    {"wte", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), PLAIN},
-    {"gpt_neox.embed_in", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), PLAIN},
-    {"hook_embed", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), TL_EMBED},
-    {"hook_pos_embed", F_EMBED, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"transformer.wpe", F_EMBED, NO(WHY_SOON), NO(WHY_NONE), PLAIN},
-    {"model.norm", F_FINAL, P(FINAL_NORM), P(RESID_POST), PLAIN},
-    {"model.final_layernorm", F_FINAL, P(FINAL_NORM), P(RESID_POST), PLAIN},
-    {"transformer.ln_f", F_FINAL, P(FINAL_NORM), P(RESID_POST), PLAIN},
-    {"ln_f", F_FINAL, P(FINAL_NORM), P(RESID_POST), PLAIN},
-    {"gpt_neox.final_layer_norm", F_FINAL, P(FINAL_NORM), P(RESID_POST), PLAIN},
-    {"ln_final.hook_normalized", F_FINAL, NO(WHY_NORMALIZED), NO(WHY_NONE), PLAIN},
-    {"lm_head", F_HEAD, P(LM_HEAD), P(FINAL_NORM), PLAIN},
-    {"embed_out", F_HEAD, P(LM_HEAD), P(FINAL_NORM), PLAIN},
-};
-
-/* NeuroScope's vocabulary, without a module or on a block. */
-static const module components[] = {
-    {"residual", F_BLOCK, P(RESID_POST), P(RESID_PRE), PLAIN},
-    {"attention", F_ATTN, P(ATTN_OUT), P(ATTN_IN), PLAIN},
-    {"mlp", F_MLP, P(MLP_OUT), P(MLP_IN), PLAIN},
-    {"embedding", F_EMBED, P(EMBEDDINGS), NO(WHY_IDS), PLAIN},
-    {"layernorm", F_NORM, P(ATTN_IN), P(RESID_PRE), PRE_ATTN_NORM},
-    {"query", F_ATTN, P(Q), NO(WHY_NONE), PLAIN},
-    {"key", F_ATTN, P(K), NO(WHY_NONE), PLAIN},
-    {"value", F_ATTN, P(VALUE), NO(WHY_NONE), PLAIN},
-    {"attention_scores", F_ATTN, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
-    {"attention_pattern", F_ATTN, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
-    {"moe", F_MLP, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
-    {"expert", F_MLP, NO(WHY_SOON), NO(WHY_SOON), PLAIN},
-};
-
-/* What stands before the number of the block.  Longer ones first where one is the end of another. */
-static const char *const block_prefixes[] = {
-    "model.language_model.layers.",
-    "language_model.model.layers.",
-    "model.decoder.layers.",
-    "gpt_neox.layers.",
-    "transformer.blocks.",
-    "transformer.layers.",
-    "model.layers.",
-    "transformer.h.",
-    "layers.",
-    "layer.",
-    "blocks.",
-    "block.",
-    "blk.",
-    "h.",
-};
-
-static const char *const path_templates[] = {
-    "model.layers.N",
-    "model.layers.N.self_attn",
-    "model.layers.N.self_attn.o_proj",
-    "model.layers.N.mlp",
-    "model.layers.N.mlp.down_proj",
-    "model.layers.N.input_layernorm",
-    "model.layers.N.post_attention_layernorm",
-    "transformer.h.N",
-    "transformer.h.N.attn",
-    "transformer.h.N.mlp",
-    "transformer.h.N.ln_1",
-    "transformer.h.N.ln_2",
-    "blocks.N.hook_resid_pre",
-    "blocks.N.hook_resid_mid",
-    "blocks.N.hook_resid_post",
-    "blocks.N.hook_attn_out",
-    "blocks.N.hook_mlp_out",
-    "blocks.N.attn.hook_q",
-    "blocks.N.attn.hook_z",
-    "blocks.N.mlp.hook_post",
-    "resid_pre.N",
-    "attn_out.N",
-    "mlp_out.N",
-    "resid_mid.N",
-    "resid_post.N",
-    "model.embed_tokens",
-    "transformer.wte",
-    "model.norm",
-    "transformer.ln_f",
-    "lm_head",
-    "hook_embed",
-    "embeddings",
-    "final_norm",
-};
-
-/* Architectures (llama.cpp's names) in which a name means something else.  Source: the reference implementations of
- * the blocks; spec "sandwich norms" and "no pre-norms". */
-static const char *const sandwich[] = {"gemma2", "gemma3", "gemma3n", "gemma4", "olmo2", "exaone4", "afmoe", NULL};
-static const char *const post_norm_only[] = {"olmo2", "exaone4", NULL};
-static const char *const scaled_inside[] = {"gemma3", "gemma3n", "gemma4", NULL};
-static const char *const scaled_tl[] = {"gemma",   "gemma2",  "gemma3", "gemma3n", "gemma4",
-                                        "minicpm", "granite", "grok",   NULL};
-
-#define COUNT(a) (sizeof(a) / sizeof *(a))
-
-/* ------------------------------------------------------------------ nearest names */
-
-enum { WORD_MAX = 63, N_NEAREST = 3 };
-
-/* Levenshtein distance, letter case ignored; both cut to WORD_MAX. */
-static unsigned distance(const char *a, const char *b) {
-    size_t na = strnlen(a, WORD_MAX), nb = strnlen(b, WORD_MAX);
-    unsigned row[WORD_MAX + 1];
-    for (size_t j = 0; j <= nb; j++) row[j] = (unsigned)j;
-    for (size_t i = 1; i <= na; i++) {
-        unsigned diagonal = row[0];
-        row[0] = (unsigned)i;
-        for (size_t j = 1; j <= nb; j++) {
-            unsigned up = row[j];
-            unsigned best = diagonal + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
-            if (up + 1 < best) best = up + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            row[j] = best;
-            diagonal = up;
-        }
-    }
-    return row[nb];
-}
-
-/* Order for "did you mean": edits, but a candidate that contains the word (or the reverse) comes first. */
-static unsigned farness(const char *word, const char *candidate) {
-    unsigned d = 2 * distance(word, candidate);
-    if (strlen(word) >= 3 && (strcasestr(candidate, word) || strcasestr(word, candidate))) d /= 2;
-    return d;
-}
-
-static size_t nearest(const char *word, const char *const *list, size_t n, const char *best[N_NEAREST]) {
-    unsigned far[N_NEAREST];
-    size_t n_best = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!list[i][0]) continue;
-        unsigned d = farness(word, list[i]);
-        size_t at = n_best;
-        while (at > 0 && d < far[at - 1]) at--;
-        if (at >= N_NEAREST) continue;
-        if (n_best < N_NEAREST) n_best++;
-        for (size_t j = n_best - 1; j > at; j--) best[j] = best[j - 1], far[j] = far[j - 1];
-        best[at] = list[i], far[at] = d;
-    }
-    return n_best;
-}
-
-static void join(const char *const *words, size_t n, const char *before, char *out, size_t cap) {
-    size_t at = 0;
-    if (cap) out[0] = 0;
-    for (size_t i = 0; i < n && at < cap; i++) {
-        int w = snprintf(out + at, cap - at, "%s\"%s%s\"", !i ? "" : i + 1 == n ? " or " : ", ", before, words[i]);
-        if (w < 0) return;
-        at += (size_t)w;
-    }
-}
-
-void glia_nearest(const char *word, const char *const *list, size_t n, char *out, size_t cap) {
-    const char *best[N_NEAREST];
-    join(best, nearest(word, list, n, best), "", out, cap);
-}
+typedef glia_name_row module;
+typedef glia_name_family family;
+typedef glia_name_side side;
 
 /* ------------------------------------------------------------------ parsing */
+
+enum { PATH_MAX_CHARS = 191 };
 
 /* A parsed path: a module or a point by its own name, and maybe a layer. */
 typedef struct place {
     bool given;
     const module *module;
     int point; /* ≥ 0: named itself */
-    bool has_layer, all_layers;
+    bool has_layer, all_layers, names_input, names_output;
     int64_t layer;
-    const char *field, *text; /* where it stood, for errors */
+    const char *field, *text;      /* where and how it stood, for errors */
+    char path[PATH_MAX_CHARS + 1]; /* the text with brackets as dots and without a side */
 } place;
 
-static bool in_list(const char *arch, const char *const *list) {
-    for (; arch && *list; list++) {
-        if (!strcmp(arch, *list)) return true;
-    }
-    return false;
+static const module *find_in_block(const char *path) {
+    const module *m = glia_names_find(&glia_names_block, path);
+    return m ? m : glia_names_find(&glia_names_lens, path);
 }
 
-static const module *find_module(const module *table, size_t n, const char *path) {
-    for (size_t i = 0; i < n; i++) {
-        if (!strcmp(table[i].path, path)) return &table[i];
+/* nnsight's spelling: "layers[5].mlp.output[0]" → "layers.5.mlp", its output.  False: too long for any name. */
+static bool normalise(place *p) {
+    static const struct {
+        const char *end;
+        bool input;
+    } sides[] = {{".output[0]", false}, {".output", false}, {".input[0]", true}, {".input", true}};
+    size_t n = strlen(p->text), out = 0;
+    for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
+        size_t k = strlen(sides[i].end);
+        if (n <= k || strcmp(p->text + n - k, sides[i].end) != 0) continue;
+        p->names_input = sides[i].input, p->names_output = !sides[i].input;
+        n -= k;
+        break;
     }
-    return NULL;
+    if (n > PATH_MAX_CHARS) return false;
+    for (size_t i = 0; i < n; i++) {
+        if (p->text[i] == '[') p->path[out++] = '.';
+        else if (p->text[i] != ']') p->path[out++] = p->text[i];
+    }
+    p->path[out] = 0;
+    return true;
 }
 
 /* "12" or "*" at s; *rest is what follows.  False: neither. */
@@ -319,63 +70,107 @@ static bool parse_index(const char *s, place *p, const char **rest) {
     return true;
 }
 
-static glia_status unknown_in_block(const place *p, const char *suffix, size_t n_before, glia_err *err) {
-    const char *list[COUNT(in_block) + GLIA_N_POINTS], *best[N_NEAREST];
+static size_t list_names(const glia_name_table *t, const char **list) {
     size_t n = 0;
-    for (size_t i = 0; i < COUNT(in_block); i++) list[n++] = in_block[i].path;
+    for (size_t i = 0; i < t->n; i++) {
+        for (const char *const *name = t->rows[i].names; *name; name++) list[n++] = *name;
+    }
+    return n;
+}
+
+static glia_status unknown_in_block(const place *p, const char *suffix, size_t n_before, glia_err *err) {
+    enum { ROWS = 96 }; /* more than the tables have; checked by a test */
+    const char *list[ROWS * GLIA_NAME_SPELLINGS], *best[GLIA_N_NEAREST];
+    size_t n = list_names(&glia_names_block, list);
+    n += list_names(&glia_names_lens, list + n);
     for (int i = 0; i < GLIA_N_POINTS; i++) {
         if (glia_point_has_layer((glia_point)i)) list[n++] = glia_point_name((glia_point)i);
     }
-    size_t n_best = nearest(suffix, list, n, best);
+    size_t n_best = glia_nearest_of(suffix, list, n, best);
     char before[64], hint[256];
-    (void)snprintf(before, sizeof before, "%.*s", (int)n_before, p->text);
-    join(best, n_best, before, hint, sizeof hint);
+    (void)snprintf(before, sizeof before, "%.*s", (int)n_before, p->path);
+    glia_nearest_join(best, n_best, before, hint, sizeof hint);
     return glia_fail_at(err, GLIA_EINVAL, p->field, "unknown name \"%.80s\"; the nearest are %s", p->text, hint);
 }
 
 static glia_status unknown_path(const place *p, glia_err *err) {
     char generic[128], number[16] = "0";
-    size_t at = 0, i = 0;
-    while (p->text[i] && at + 1 < sizeof generic) { /* digits → N, to compare with the templates */
-        size_t n = strspn(p->text + i, "0123456789");
+    size_t at = 0, i = 0, n_examples = 0;
+    while (p->path[i] && at + 1 < sizeof generic) { /* digits → N, to compare with the examples */
+        size_t n = strspn(p->path + i, "0123456789");
         if (n) {
-            (void)snprintf(number, sizeof number, "%.*s", (int)(n < 9 ? n : 9), p->text + i);
+            (void)snprintf(number, sizeof number, "%.*s", (int)(n < 9 ? n : 9), p->path + i);
             generic[at++] = 'N', i += n;
         } else {
-            generic[at++] = p->text[i++];
+            generic[at++] = p->path[i++];
         }
     }
     generic[at] = 0;
-    const char *best[N_NEAREST];
-    size_t n_best = nearest(generic, path_templates, COUNT(path_templates), best);
-    char named[N_NEAREST][96], hint[320];
-    const char *words[N_NEAREST];
+    const char *list[128], *best[GLIA_N_NEAREST];
+    char own[GLIA_N_POINTS][32]; /* "resid_post.N" */
+    while (glia_name_examples[n_examples]) list[n_examples] = glia_name_examples[n_examples], n_examples++;
+    for (int k = 0; k < GLIA_N_POINTS; k++) {
+        bool layer = glia_point_has_layer((glia_point)k);
+        (void)snprintf(own[k], sizeof own[k], "%s%s", glia_point_name((glia_point)k), layer ? ".N" : "");
+        list[n_examples++] = own[k];
+    }
+    size_t n_best = glia_nearest_of(generic, list, n_examples, best);
+    char named[GLIA_N_NEAREST][96], hint[320];
+    const char *words[GLIA_N_NEAREST];
     for (size_t k = 0; k < n_best; k++) {
         const char *n = strchr(best[k], 'N');
         if (n) (void)snprintf(named[k], sizeof named[k], "%.*s%s%s", (int)(n - best[k]), best[k], number, n + 1);
         else (void)snprintf(named[k], sizeof named[k], "%s", best[k]);
         words[k] = named[k];
     }
-    join(words, n_best, "", hint, sizeof hint);
+    glia_nearest_join(words, n_best, "", hint, sizeof hint);
     return glia_fail_at(err, GLIA_EINVAL, p->field, "unknown name \"%.80s\"; the nearest are %s", p->text, hint);
+}
+
+/* "mlp.experts.7.down_proj": one expert's module.  The experts lie in one tensor. */
+static bool names_one_expert(const char *suffix) {
+    const char *at = strstr(suffix, "experts.");
+    return at && isdigit((unsigned char)at[strlen("experts.")]);
 }
 
 /* "model.layers.5.self_attn" and its like.  *done: the prefix was one of ours. */
 static glia_status parse_block_path(place *p, bool *done, glia_err *err) {
-    for (size_t i = 0; i < COUNT(block_prefixes); i++) {
-        size_t n = strlen(block_prefixes[i]);
+    for (size_t i = 0; glia_block_prefixes[i]; i++) {
+        size_t n = strlen(glia_block_prefixes[i]);
         const char *rest;
-        if (strncmp(p->text, block_prefixes[i], n) != 0 || !parse_index(p->text + n, p, &rest)) continue;
+        if (strncmp(p->path, glia_block_prefixes[i], n) != 0 || !parse_index(p->path + n, p, &rest)) continue;
         if (*rest && *rest != '.') continue;
         *done = true;
         const char *suffix = *rest ? rest + 1 : rest;
         glia_point point;
-        if ((p->module = find_module(in_block, COUNT(in_block), suffix)) && (*suffix || !*rest)) return GLIA_OK;
+        if ((p->module = find_in_block(suffix)) && (*suffix || !*rest)) return GLIA_OK;
         if (glia_point_from_name(suffix, &point) && glia_point_has_layer(point)) {
             p->point = (int)point;
             return GLIA_OK;
         }
-        return unknown_in_block(p, suffix, (size_t)(rest - p->text) + 1, err);
+        if (names_one_expert(suffix)) {
+            return glia_fail_at(err, GLIA_EHOOK, p->field,
+                                "\"%.80s\" runs only for the tokens that choose it: ask for \"expert_out\" (or "
+                                "\"expert_act\", \"expert_pre\") and \"expert_indices\"",
+                                p->text);
+        }
+        return unknown_in_block(p, suffix, (size_t)(rest - p->path) + 1, err);
+    }
+    return GLIA_OK;
+}
+
+/* "l_out-5": llama.cpp's name for a node. */
+static glia_status refuse_node_name(const place *p, glia_err *err) {
+    for (const glia_node_name *k = glia_node_names; k->name; k++) {
+        size_t n = strlen(k->name);
+        bool numbered = p->path[n] == '-' && isdigit((unsigned char)p->path[n + 1]);
+        if (strncmp(p->path, k->name, n) != 0 || (p->path[n] && !numbered)) continue;
+        bool layer = glia_point_has_layer(k->point);
+        return glia_fail_at(err, GLIA_EHOOK, p->field,
+                            "\"%.40s\" is llama.cpp's own name, which means other tensors in other models: ask for "
+                            "\"%s%s%.9s\"",
+                            p->text, glia_point_name(k->point), layer && numbered ? "." : "",
+                            layer && numbered ? p->path + n + 1 : "");
     }
     return GLIA_OK;
 }
@@ -383,10 +178,10 @@ static glia_status parse_block_path(place *p, bool *done, glia_err *err) {
 /* "resid_post" or "resid_post.5". */
 static bool parse_point_path(place *p) {
     char stem[32];
-    const char *dot = strchr(p->text, '.'), *rest = "";
-    size_t n = dot ? (size_t)(dot - p->text) : strlen(p->text);
+    const char *dot = strchr(p->path, '.'), *rest = "";
+    size_t n = dot ? (size_t)(dot - p->path) : strlen(p->path);
     if (n >= sizeof stem) return false;
-    memcpy(stem, p->text, n);
+    memcpy(stem, p->path, n);
     stem[n] = 0;
     glia_point point;
     if (!glia_point_from_name(stem, &point)) return false;
@@ -397,12 +192,14 @@ static bool parse_point_path(place *p) {
 
 static glia_status parse_path(const char *text, const char *field, place *p, glia_err *err) {
     *p = (place){.given = true, .point = -1, .field = field, .text = text};
+    if (!normalise(p)) return glia_fail_at(err, GLIA_EINVAL, field, "unknown name \"%.80s…\": too long", text);
     bool done = false;
     glia_status st = parse_block_path(p, &done, err);
     if (st || done) return st;
     if (parse_point_path(p)) return GLIA_OK;
-    *p = (place){.given = true, .point = -1, .field = field, .text = text};
-    if ((p->module = find_module(outside, COUNT(outside), text))) return GLIA_OK;
+    p->has_layer = p->all_layers = false, p->point = -1;
+    if ((p->module = glia_names_find(&glia_names_outside, p->path))) return GLIA_OK;
+    if ((st = refuse_node_name(p, err))) return st;
     return unknown_path(p, err);
 }
 
@@ -427,19 +224,14 @@ typedef struct part {
 
 static family point_family(glia_point p) {
     switch (p) {
-    case GLIA_POINT_EMBEDDINGS: return F_EMBED;
-    case GLIA_POINT_FINAL_NORM: return F_FINAL;
-    case GLIA_POINT_LM_HEAD: return F_HEAD;
+    case GLIA_POINT_EMBEDDINGS: return GLIA_NAMES_EMBED;
+    case GLIA_POINT_FINAL_NORM: return GLIA_NAMES_FINAL;
+    case GLIA_POINT_LM_HEAD: return GLIA_NAMES_HEAD;
     case GLIA_POINT_RESID_PRE:
     case GLIA_POINT_RESID_MID:
-    case GLIA_POINT_RESID_POST: return F_BLOCK;
-    case GLIA_POINT_MLP_IN:
-    case GLIA_POINT_MLP_PRE:
-    case GLIA_POINT_MLP_LINEAR:
-    case GLIA_POINT_MLP_ACT:
-    case GLIA_POINT_MLP_OUT:
-    case GLIA_POINT_MLP_OUT_POST: return F_MLP;
-    default: return F_ATTN;
+    case GLIA_POINT_RESID_POST:
+    case GLIA_POINT_LENS_IN: return GLIA_NAMES_BLOCK;
+    default: return p >= GLIA_POINT_MLP_IN ? GLIA_NAMES_MLP : GLIA_NAMES_ATTN; /* in the order of computation */
     }
 }
 
@@ -452,45 +244,18 @@ static glia_status parse_component(const char *text, part *c, glia_err *err) {
         c->point = (int)point;
         return GLIA_OK;
     }
-    if ((c->module = find_module(components, COUNT(components), text))) return GLIA_OK;
-    if (*text && (c->module = find_module(in_block, COUNT(in_block), text))) return GLIA_OK;
-    const char *list[GLIA_N_POINTS + COUNT(components)];
+    if ((c->module = glia_names_find(&glia_names_components, text))) return GLIA_OK;
+    if (*text && (c->module = find_in_block(text))) return GLIA_OK;
+    const char *list[GLIA_N_POINTS + 32];
     size_t n = 0;
     for (int i = 0; i < GLIA_N_POINTS; i++) list[n++] = glia_point_name((glia_point)i);
-    for (size_t i = 0; i < COUNT(components); i++) {
-        if (strcmp(components[i].path, "value") != 0) list[n++] = components[i].path;
+    for (size_t i = 0; i < glia_names_components.n; i++) {
+        const char *word = glia_names_components.rows[i].names[0];
+        if (strcmp(word, "value") != 0) list[n++] = word;
     }
     char hint[160];
     glia_nearest(text, list, n, hint, sizeof hint);
     return glia_fail_at(err, GLIA_EINVAL, "component", "unknown component \"%.80s\"; the nearest are %s", text, hint);
-}
-
-/* The tensor of one side, after what the architecture changes. */
-static slot side_of(const module *m, bool input, const char *arch) {
-    static const slot attn_out_post = P(ATTN_OUT_POST), attn_out = P(ATTN_OUT), mlp_out_post = P(MLP_OUT_POST);
-    static const slot no_pre_norm = NO(WHY_NO_PRE_NORM), unscaled = NO(WHY_UNSCALED);
-    switch (m->special) {
-    case POST_ATTN_NORM:
-        if (in_list(arch, sandwich)) return input ? attn_out : attn_out_post;
-        break;
-    case PRE_ATTN_NORM:
-        if (in_list(arch, post_norm_only)) return no_pre_norm;
-        break;
-    case HF_EMBED:
-        if (!input && in_list(arch, scaled_inside)) return unscaled;
-        break;
-    case TL_EMBED:
-        if (!input && in_list(arch, scaled_tl)) return unscaled;
-        break;
-    case TL_ATTN_OUT:
-        if (!input && in_list(arch, sandwich)) return attn_out_post;
-        break;
-    case TL_MLP_OUT:
-        if (!input && in_list(arch, sandwich)) return mlp_out_post;
-        break;
-    case PLAIN: break;
-    }
-    return input ? m->in : m->out;
 }
 
 static glia_status mismatch(const place *at, const char *component, glia_err *err) {
@@ -505,20 +270,18 @@ static glia_status mismatch(const place *at, const char *component, glia_err *er
 static glia_status pick_module(const place *at, const part *c, const char *component, const module **out,
                                glia_err *err) {
     const module *m = at->module, *w = c->module;
-    if (!m || m->family == F_BLOCK) {
+    if (!m || m->family == GLIA_NAMES_BLOCK) {
         *out = w ? w : m;
-        if (m && w && w->family == F_EMBED) return mismatch(at, component, err);
+        if (m && w && w->family == GLIA_NAMES_EMBED) return mismatch(at, component, err);
         return GLIA_OK;
     }
     if (!w) {
         *out = m;
         return GLIA_OK;
     }
-    bool fits = w->family == m->family || (w->family == F_NORM && m->family == F_FINAL);
+    bool fits = w->family == m->family || (w->family == GLIA_NAMES_NORM && m->family == GLIA_NAMES_FINAL);
     if (!fits) return mismatch(at, component, err);
-    bool general = find_module(components, COUNT(components), w->path) == w && w->out.point != GLIA_POINT_Q &&
-                   w->out.point != GLIA_POINT_K && w->out.point != GLIA_POINT_VALUE && w->out.point >= 0;
-    *out = general ? m : w;
+    *out = w->general ? m : w;
     return GLIA_OK;
 }
 
@@ -532,14 +295,14 @@ static glia_status points_of_module(const glia_hook_spec *s, const module *m, co
                                     const char *arch, glia_hook_target *out, glia_err *err) {
     for (int input = 1; input >= 0; input--) {
         if (input ? !s->input : !s->output) continue;
-        slot side = side_of(m, input, arch);
-        if (side.point >= 0) {
-            add_point(out, side.point, input);
+        side one = glia_names_side(m, input, arch);
+        if (one.point >= 0) {
+            add_point(out, one.point, input);
             continue;
         }
-        bool absent = side.why && !strcmp(side.why, WHY_NONE);
+        bool absent = one.why == glia_names_no_side;
         return glia_fail_at(err, absent ? GLIA_EINVAL : GLIA_EHOOK, absent ? "capture_input" : field,
-                            "the %s of \"%.80s\" %s", input ? "input" : "output", shown, side.why);
+                            "the %s of \"%.80s\" %s", input ? "input" : "output", shown, one.why);
     }
     return GLIA_OK;
 }
@@ -559,10 +322,12 @@ static glia_status resolve_points(const glia_hook_spec *s, const place *at, cons
         family f = point_family((glia_point)c->point);
         if (at->point >= 0 && at->point != c->point) return mismatch(at, s->component, err);
         const module *m = at->module;
-        if (m && m->family == F_NORM && m->out.point != c->point && m->in.point != c->point)
+        if (m && m->family == GLIA_NAMES_NORM && glia_names_side(m, false, arch).point != c->point &&
+            glia_names_side(m, true, arch).point != c->point)
             return mismatch(at, s->component, err);
-        if (m && m->family != F_BLOCK && m->family != F_NORM && m->family != f) return mismatch(at, s->component, err);
-        if (m && m->family == F_BLOCK && !glia_point_has_layer((glia_point)c->point))
+        if (m && m->family != GLIA_NAMES_BLOCK && m->family != GLIA_NAMES_NORM && m->family != f)
+            return mismatch(at, s->component, err);
+        if (m && m->family == GLIA_NAMES_BLOCK && !glia_point_has_layer((glia_point)c->point))
             return mismatch(at, s->component, err);
         return point_itself(s, c->point, out, err);
     }
@@ -668,6 +433,14 @@ glia_status glia_names_resolve(const glia_hook_spec *s, int32_t n_layer, const c
     }
     if ((st = parse_component(s->component, &c, err))) return st;
     if ((st = find_place(s, n_layer, &at, err))) return st;
-    if ((st = resolve_points(s, &at, &c, arch, out, err))) return st;
-    return resolve_layer(&at, at.module && at.module->family == F_FINAL, n_layer, out, err);
+    glia_hook_spec sided = *s;
+    if (at.names_input || at.names_output) {
+        if (s->input) {
+            return glia_fail_at(err, GLIA_EINVAL, "capture_input",
+                                "\"%.80s\" says which side already: leave capture_input out", at.text);
+        }
+        sided.input = at.names_input, sided.output = at.names_output;
+    }
+    if ((st = resolve_points(&sided, &at, &c, arch, out, err))) return st;
+    return resolve_layer(&at, at.module && at.module->family == GLIA_NAMES_FINAL, n_layer, out, err);
 }

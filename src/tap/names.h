@@ -2,10 +2,11 @@
  * Pure functions over constant tables.  Any thread.  Knows neither JSON, HTTP nor llama.
  *
  * Spellings: Glia's own ("resid_post.5"), TransformerLens ("blocks.5.hook_resid_post"), Hugging Face module paths
- * ("model.layers.5.self_attn", "transformer.h.5.mlp.c_proj") and NeuroScope (a module path plus a component such as
- * "residual").  A name whose tensor is not exactly one of our points is refused with the reason: docs/HOOKS.md. */
+ * ("model.layers.5.self_attn", "transformer.h.5.mlp.c_proj", nnsight's "model.layers[5].mlp.output") and NeuroScope (a
+ * module path plus a component such as "residual").  A name whose tensor is not exactly one of our points is refused with the reason: docs/HOOKS.md. */
 #ifndef GLIA_TAP_NAMES_H
 #define GLIA_TAP_NAMES_H
+#include "base/buf.h"
 #include "glia.h"
 
 /* One hook as the client wrote it.  Strings are borrowed; NULL: not given. */
@@ -35,5 +36,13 @@ glia_status glia_names_resolve(const glia_hook_spec *s, int32_t n_layer, const c
 
 /* The up to three entries of list nearest to word by edit distance, as `"a", "b" or "c"`, cut to cap bytes. */
 void glia_nearest(const char *word, const char *const *list, size_t n, char *out, size_t cap);
+
+/* The same in two steps: up to three entries, nearest first; returns how many.  join: `before` stands before each. */
+enum { GLIA_N_NEAREST = 3 };
+size_t glia_nearest_of(const char *word, const char *const *list, size_t n, const char *best[GLIA_N_NEAREST]);
+void glia_nearest_join(const char *const *words, size_t n, const char *before, char *out, size_t cap);
+
+/* The tables of docs/HOOKS.md, each between two marker lines, made of what resolves the names. */
+void glia_names_page(glia_buf *b);
 
 #endif

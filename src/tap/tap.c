@@ -1,5 +1,6 @@
 /* tap/tap.c — ask, prove rows, copy.  Engine thread only.  See tap.h for states and invariants. */
 #include "tap.h"
+#include "attention.h"
 #include "base/mem.h"
 #include "ggml-backend.h"
 #include "ggml.h"
@@ -8,8 +9,9 @@
 #include <string.h>
 
 struct glia_tap {
-    const glia_atlas *base;
-    glia_atlas *atlas[2][2]; /* [many tokens][has outputs]; NULL: base */
+    const glia_atlas *at;
+    glia_cells *cells; /* NULL: this model has no attention whose columns could be named */
+    glia_attention *attention;
 
     bool armed;
     const glia_tap_row *rows; /* [n_rows] the plan */
@@ -17,11 +19,11 @@ struct glia_tap {
     glia_tap_want *wants;
     int32_t n_wants;
 
-    const glia_atlas *at; /* of this pass */
-    int32_t *head;        /* [n_nodes] first want of a node, -1: none */
-    uint8_t *ask;         /* [n_nodes] bit 0: wanted, bit 1: canary */
+    int32_t *head; /* [n_nodes] first want of a node, -1: none */
+    uint8_t *ask;  /* [n_nodes] ASK_* bits */
     int32_t n_alloc;
     int32_t *out_row; /* [n_rows] batch row → output row, -1: none */
+    int64_t *cell;    /* [n_rows] the cell of its sequence that a row's key went to, in this run */
     int32_t n_out_alloc;
 
     int32_t node; /* index of the node asked last in this run; -1: before the first */
@@ -32,28 +34,58 @@ struct glia_tap {
 
     char *scratch; /* copy of a node that does not lie in host memory */
     size_t n_scratch;
+    float *row; /* [n_row] one row, gathered to be reduced */
+    size_t n_row;
+
+    glia_deriver *deriver;
+    float *from; /* [n_from] rows of the point that a derived one is made of */
+    size_t n_from;
+    float *made; /* [n_made] rows made of them, on their way to a reduction */
+    size_t n_made;
 };
 
+enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4 };
 enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4, PROVEN_SEQUENCES = 8 };
 
 glia_tap *glia_tap_new(void) { return glia_calloc(1, sizeof(glia_tap)); }
 
-void glia_tap_set_base(glia_tap *t, const glia_atlas *base) { t->base = base; }
+bool glia_tap_set_atlas(glia_tap *t, const glia_atlas *at, bool windows, int32_t n_threads) {
+    t->at = at;
+    if (!(t->deriver = glia_deriver_new(n_threads))) return false;
+    bool any = false;
+    for (int32_t il = 0; at && at->attn && il < at->n_layer; il++) any |= at->attn[il].node >= 0;
+    if (!any) return true;
+    t->cells = glia_cells_new(at);
+    t->attention = glia_attention_new(n_threads, windows);
+    return t->cells && t->attention;
+}
 
 void glia_tap_free(glia_tap *t) {
     if (!t) return;
-    for (int i = 0; i < 4; i++) glia_atlas_free(t->atlas[i >> 1][i & 1]);
+    glia_cells_free(t->cells);
+    glia_attention_free(t->attention);
+    glia_deriver_free(t->deriver);
+    glia_free(t->from);
+    glia_free(t->made);
     glia_free(t->head);
     glia_free(t->ask);
     glia_free(t->out_row);
+    glia_free(t->cell);
     glia_free(t->scratch);
+    glia_free(t->row);
     glia_free(t);
 }
 
-void glia_tap_take_atlas(glia_tap *t, bool many, bool outputs, glia_atlas *at) {
-    glia_atlas_free(t->atlas[many][outputs]);
-    t->atlas[many][outputs] = at;
+void glia_tap_begin(glia_tap *t, const glia_tap_row *rows, int32_t n_rows) {
+    if (t->cells) glia_cells_begin(t->cells, rows, n_rows);
 }
+void glia_tap_end(glia_tap *t, bool ran) {
+    if (t->cells) glia_cells_end(t->cells, ran);
+}
+void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from) {
+    if (t->cells) glia_cells_cut(t->cells, seq, from);
+}
+bool glia_tap_knows_cells(const glia_tap *t, int32_t seq) { return t->cells && glia_cells_known(t->cells, seq); }
 
 static void refuse(glia_tap *t, bool *flag, const char *why) {
     if (!*flag) (void)snprintf(t->why, sizeof t->why, "%s", why);
@@ -71,11 +103,28 @@ static bool room(glia_tap *t) {
     }
     if (t->n_out_alloc < t->n_rows) {
         glia_free(t->out_row);
+        glia_free(t->cell);
         t->out_row = glia_malloc((size_t)t->n_rows * sizeof *t->out_row);
-        t->n_out_alloc = t->out_row ? t->n_rows : 0;
+        t->cell = glia_malloc((size_t)t->n_rows * sizeof *t->cell);
+        t->n_out_alloc = t->out_row && t->cell ? t->n_rows : 0;
         if (!t->n_out_alloc) return false;
     }
     return true;
+}
+
+/* Empty the sums of earlier runs and make room for one row of each want that is reduced. */
+static bool prepare_reductions(glia_tap *t) {
+    size_t n = 0;
+    for (int32_t i = 0; i < t->n_wants; i++) {
+        const glia_tap_want *w = &t->wants[i];
+        if (w->sums) glia_sums_reset(w->sums);
+        if (w->reduce && (size_t)w->reduce->in_width > n) n = (size_t)w->reduce->in_width;
+    }
+    if (n <= t->n_row) return true;
+    glia_free(t->row);
+    t->row = glia_malloc(n * sizeof *t->row);
+    t->n_row = t->row ? n : 0;
+    return t->row != NULL;
 }
 
 void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants) {
@@ -84,33 +133,40 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     t->strange = t->unproven = t->nomem = false;
     t->why[0] = 0;
     for (int32_t i = 0; i < n_rows; i++) t->n_outputs += rows[i].output;
-    const glia_atlas *own = t->atlas[n_rows > 1][t->n_outputs > 0];
-    t->at = own ? own : t->base;
     t->armed = true;
     if (!t->at || t->at->refused) {
         refuse(t, &t->unproven, t->at ? t->at->refused : "no map of this model's graph");
         return;
     }
-    if (!room(t)) {
+    if (!room(t) || !prepare_reductions(t)) {
         t->nomem = true;
         return;
     }
     memset(t->head, 0xff, (size_t)t->at->n_nodes * sizeof *t->head);
     memset(t->ask, 0, (size_t)t->at->n_nodes);
     for (int32_t i = 0, o = 0; i < n_rows; i++) t->out_row[i] = rows[i].output ? o++ : -1;
-    t->ask[t->at->token_node] |= 2, t->ask[t->at->pos_node] |= 2;
-    if (t->at->cell_node >= 0) t->ask[t->at->cell_node] |= 2;
+    t->ask[t->at->token_node] |= ASK_CANARY;
+    if (t->at->pos_node >= 0) t->ask[t->at->pos_node] |= ASK_CANARY;
+    if (t->at->cell_node >= 0) t->ask[t->at->cell_node] |= ASK_CANARY;
+    if (t->attention) glia_attention_begin(t->attention);
     for (int32_t w = n_wants - 1; w >= 0; w--) {
         const glia_place *pl = glia_atlas_place(t->at, wants[w].point, wants[w].layer);
-        wants[w].n_copied = 0;
+        wants[w].n_copied = 0, wants[w].refused = NULL;
         if (!pl || pl->grade < GLIA_GRADE_STRUCTURAL) {
             refuse(t, &t->unproven, "a wanted point is absent in this graph");
             return;
         }
-        if (pl->row_kind == GLIA_ROWS_OUTPUTS && t->n_outputs) t->ask[t->at->out_node] |= 2;
+        if (pl->derived && !wants[w].derive) {
+            refuse(t, &t->unproven, "a wanted point cannot be computed");
+            return;
+        }
+        if (pl->row_kind == GLIA_ROWS_OUTPUTS && t->n_outputs) t->ask[t->at->out_node] |= ASK_CANARY;
         wants[w].next = t->head[pl->node];
         t->head[pl->node] = w;
-        t->ask[pl->node] |= 1;
+        t->ask[pl->node] |= ASK_WANTED;
+        if (wants[w].point == GLIA_POINT_ATTN_SCORES && t->at->attn[wants[w].layer].logits >= 0) {
+            t->ask[t->at->attn[wants[w].layer].logits] |= ASK_LOGITS;
+        }
     }
 }
 
@@ -153,9 +209,47 @@ static void prove_sequences(glia_tap *t, const struct ggml_tensor *node) {
     const int64_t *cell = (const int64_t *)(const void *)bytes_of(t, x, 0, (size_t)t->n_rows * sizeof *cell);
     if (!cell) return;
     bool same = true;
-    for (int32_t i = 0; i < t->n_rows; i++) same &= cell[i] / cache->ne[1] == t->rows[i].seq;
+    for (int32_t i = 0; i < t->n_rows; i++) {
+        same &= cell[i] / cache->ne[1] == t->rows[i].seq;
+        t->cell[i] = cell[i] % cache->ne[1];
+    }
     if (same) t->proven |= PROVEN_SEQUENCES;
     else refuse(t, &t->unproven, "the graph's rows belong to other sequences than planned");
+}
+
+/* Does the row of a mask let its token see exactly `n` cells, its own (cell) among them?  Only blocked cells are -∞. */
+static bool sees(const char *mask, enum ggml_type type, int64_t n_kv, int64_t cell, int64_t n) {
+    int64_t seen = 0;
+    bool own = false;
+    for (int64_t c = 0; c < n_kv; c++) {
+        bool open = type == GGML_TYPE_F16 ? ((const uint16_t *)(const void *)mask)[c] != 0xfc00
+                                          : ((const float *)(const void *)mask)[c] > -3e38f;
+        seen += open, own |= open && c == cell;
+    }
+    return own && seen == n;
+}
+
+/* Without positions in the graph a token's position is what its mask says: llama.cpp opens to it the cells of its own
+ * sequence up to its position, and a sequence that Glia runs has no holes.  So position p sees p + 1 cells. */
+static void prove_positions_by_mask(glia_tap *t, const struct ggml_tensor *node) {
+    const struct ggml_tensor *m = node->src[node->op == GGML_OP_SOFT_MAX ? 1 : 3];
+    if (!(t->proven & PROVEN_SEQUENCES)) {
+        refuse(t, &t->unproven, "the graph's cells were not read before its mask");
+        return;
+    }
+    if (!m || (m->type != GGML_TYPE_F32 && m->type != GGML_TYPE_F16) || m->ne[2] != 1 ||
+        m->ne[1] * m->ne[3] != t->n_rows || !ggml_is_contiguous(m)) {
+        refuse(t, &t->unproven, "the graph's attention mask has another shape than planned");
+        return;
+    }
+    const char *v = bytes_of(t, m, 0, ggml_nbytes(m));
+    if (!v) return;
+    bool same = true;
+    for (int32_t i = 0; same && i < t->n_rows; i++) { /* rows of one sequence after another, like the batch */
+        same = sees(v + (size_t)i * m->nb[1], m->type, m->ne[0], t->cell[i], (int64_t)t->rows[i].pos + 1);
+    }
+    if (same) t->proven |= PROVEN_POSITIONS;
+    else refuse(t, &t->unproven, "the graph's attention mask opens other positions than planned");
 }
 
 /* Compare the run's own token ids, positions or output rows with the plan. */
@@ -163,6 +257,10 @@ static void prove(glia_tap *t, const struct ggml_tensor *node) {
     const struct ggml_tensor *x = node->src[1];
     if (t->node == t->at->cell_node) {
         prove_sequences(t, node);
+        return;
+    }
+    if (t->node == t->at->pos_node && t->at->pos_proof == GLIA_POS_MASK) {
+        prove_positions_by_mask(t, node);
         return;
     }
     unsigned what = t->node == t->at->token_node ? PROVEN_TOKENS
@@ -192,8 +290,22 @@ static void prove(glia_tap *t, const struct ggml_tensor *node) {
 
 /* ------------------------------------------------------------------ copying */
 
+/* Whole numbers, one float each: expert indices lie far below 2²⁴ and stay exact. */
+static void copy_integers(const glia_tap_want *w, const glia_place *pl, const char *src, float *dst) {
+    int32_t n = w->heads ? w->n_heads : pl->width;
+    for (int32_t k = 0; k < n; k++) {
+        int32_t v;
+        memcpy(&v, src + (size_t)(w->heads ? w->heads[k] : k) * sizeof v, sizeof v);
+        dst[k] = (float)v;
+    }
+}
+
 static void copy_row(const glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, const char *src,
                      float *dst) {
+    if (pl->integers) {
+        copy_integers(w, pl, src, dst);
+        return;
+    }
     src += (size_t)pl->column * sizeof(float);
     if (!w->heads) {
         if (pl->row_axis == 1 || x->nb[1] == (size_t)x->ne[0] * sizeof(float)) {
@@ -211,11 +323,62 @@ static void copy_row(const glia_tap_want *w, const glia_place *pl, const struct 
     }
 }
 
+static bool grow(float **p, size_t *have, size_t n) {
+    if (*have >= n) return true;
+    glia_free(*p);
+    *p = glia_malloc(n * sizeof **p);
+    *have = *p ? n : 0;
+    return *p != NULL;
+}
+
+static void reduce_row(glia_tap_want *w, const float *row) {
+    size_t at = (size_t)w->n_copied++ * (size_t)w->out_width;
+    if (w->sums) glia_sums_add(w->sums, row);
+    else glia_reduce_row(w->reduce, row, w->dst + at, w->indices ? w->indices + at : NULL);
+}
+
+/* n gathered rows of the base point → rows of the derived one, in blocks that stay in a cache when they are reduced. */
+static bool put_derived(glia_tap *t, glia_tap_want *w, size_t in_width, int32_t n) {
+    int32_t heads = (int32_t)(in_width / (size_t)(w->derive->head_dim ? w->derive->head_dim : (int32_t)in_width));
+    if (!w->reduce) {
+        float *dst = w->dst + (size_t)w->n_copied * (size_t)w->out_width;
+        w->n_copied += n;
+        return glia_derive_rows(t->deriver, w->derive, t->from, n, w->heads, heads, dst);
+    }
+    enum { BLOCK = 32 };
+    size_t width = (size_t)w->reduce->in_width;
+    if (!grow(&t->made, &t->n_made, BLOCK * width)) return false;
+    for (int32_t r = 0; r < n; r += BLOCK) {
+        int32_t some = n - r < BLOCK ? n - r : BLOCK;
+        if (!glia_derive_rows(t->deriver, w->derive, t->from + (size_t)r * in_width, some, w->heads, heads, t->made))
+            return false;
+        for (int32_t i = 0; i < some; i++) reduce_row(w, t->made + (size_t)i * width);
+    }
+    return true;
+}
+
+/* The next row of a want: copied to its place, or reduced first. */
+static void put_row(glia_tap *t, glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, const char *src) {
+    if (!w->reduce) {
+        copy_row(w, pl, x, src, w->dst + (size_t)w->n_copied++ * (size_t)w->out_width);
+        return;
+    }
+    const float *row = t->row;
+    if (!w->heads && !pl->integers && (pl->row_axis == 1 || x->nb[1] == (size_t)x->ne[0] * sizeof(float))) {
+        row = (const float *)(const void *)src + pl->column; /* it lies together: read it where it is */
+    } else {
+        copy_row(w, pl, x, src, t->row);
+    }
+    reduce_row(w, row);
+}
+
 /* Rows that lie together on a device go straight to their place, without a copy in between.  False: they do not. */
 static bool get_rows(glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, size_t x0, size_t x1,
                      int32_t first, int32_t last) {
     size_t row = (size_t)pl->width * sizeof(float), n = x1 - x0 + 1;
-    if (is_host(x) || w->heads || pl->column || pl->width != pl->node_width || x->nb[pl->row_axis] != row) return false;
+    if (is_host(x) || w->reduce || w->derive || w->heads || pl->integers || pl->column || pl->width != pl->node_width ||
+        x->nb[pl->row_axis] != row)
+        return false;
     if (pl->row_axis == 2 && x->nb[1] != (size_t)x->ne[0] * sizeof(float)) return false;
     if (n != (size_t)(last - first + 1)) return false;
     for (int32_t r = first; w->mask && r <= last; r++) {
@@ -226,18 +389,49 @@ static bool get_rows(glia_tap_want *w, const glia_place *pl, const struct ggml_t
     return true;
 }
 
+static bool is_attention(const glia_tap_want *w) {
+    return w->point == GLIA_POINT_ATTN_SCORES || w->point == GLIA_POINT_ATTN_PROBS;
+}
+
+/* Attention of the layer whose node (logits: whose logits) was fetched. */
+static void capture_attention(glia_tap *t, const struct ggml_tensor *x, bool logits) {
+    const glia_attn *at = NULL;
+    for (int32_t il = 0; il < t->at->n_layer && !at; il++) {
+        if ((logits ? t->at->attn[il].logits : t->at->attn[il].node) == t->node) at = &t->at->attn[il];
+    }
+    if (!at || t->strange || t->unproven || t->nomem) return;
+    const unsigned need = PROVEN_TOKENS | PROVEN_SEQUENCES;
+    glia_attention_node n = {at, x, t->rows, t->n_rows, t->cells, t->wants, t->head[at->node]};
+    const char *why = (t->proven & need) != need ? "the rows of the attention were not proven in time"
+                      : logits                   ? glia_attention_keep(t->attention, &n)
+                                                 : glia_attention_read(t->attention, &n);
+    if (why == GLIA_ATTENTION_NOMEM) t->nomem = true;
+    for (int32_t i = n.first; i >= 0 && why; i = t->wants[i].next) {
+        if (!is_attention(&t->wants[i])) continue;
+        t->wants[i].refused = why;
+        if (!t->wants[i].optional && !t->nomem) refuse(t, &t->unproven, why);
+    }
+}
+
 static void capture(glia_tap *t, const struct ggml_tensor *x) {
+    bool attention = false;
     for (int32_t i = t->head[t->node]; i >= 0; i = t->wants[i].next) {
         glia_tap_want *w = &t->wants[i];
+        if (is_attention(w)) {
+            attention = true;
+            continue;
+        }
         const glia_place *pl = glia_atlas_place(t->at, w->point, w->layer);
+        if (pl->derived) pl = glia_atlas_place(t->at, pl->base, w->layer);
         bool outputs = pl->row_kind == GLIA_ROWS_OUTPUTS;
         /* positions are read at the first RoPE, behind the first points: disarm insists on them */
         unsigned need = PROVEN_TOKENS | (outputs && t->n_outputs ? PROVEN_OUTPUTS : 0u);
         if (t->strange || t->unproven || t->nomem) return;
         int64_t n_rows = outputs ? t->n_outputs : t->n_rows;
         int64_t width = pl->row_axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1];
-        if ((t->proven & need) != need || x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) ||
-            x->ne[pl->row_axis] != n_rows || width != pl->node_width || (pl->row_axis == 2 && x->ne[3] != 1)) {
+        if ((t->proven & need) != need || x->type != (pl->integers ? GGML_TYPE_I32 : GGML_TYPE_F32) ||
+            x->nb[0] != sizeof(float) || x->ne[pl->row_axis] != n_rows || width != pl->node_width ||
+            (pl->row_axis == 2 && x->ne[3] != 1)) {
             refuse(t, &t->unproven, "a node's rows or width are not the planned ones");
             return;
         }
@@ -258,14 +452,23 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         if (get_rows(w, pl, x, x0, x1, first, last)) continue;
         const char *base = bytes_of(t, x, x0 * stride, span);
         if (!base) return;
+        size_t in_width = (size_t)(w->heads ? w->n_heads * pl->head_dim : pl->width);
+        int32_t n_gathered = 0;
+        if (w->derive && !grow(&t->from, &t->n_from, in_width * (size_t)(last - first + 1))) {
+            t->nomem = true;
+            return;
+        }
         for (int32_t row = first; row <= last; row++) {
             if (w->mask && !w->mask[row - w->row0]) continue;
             int32_t xr = outputs ? t->out_row[row] : row;
             if (xr < 0) continue;
-            copy_row(w, pl, x, base + ((size_t)xr - x0) * stride, w->dst + (size_t)w->n_copied * (size_t)w->out_width);
-            w->n_copied++;
+            const char *src = base + ((size_t)xr - x0) * stride;
+            if (w->derive) copy_row(w, pl, x, src, t->from + (size_t)n_gathered++ * in_width);
+            else put_row(t, w, pl, x, src);
         }
+        if (w->derive && !put_derived(t, w, in_width, n_gathered)) t->nomem = true;
     }
+    if (attention) capture_attention(t, x, false);
 }
 
 /* ------------------------------------------------------------------ the callback */
@@ -276,11 +479,13 @@ static bool same_node(const glia_signature *s, const struct ggml_tensor *x) {
 
 bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     glia_tap *t = ud;
+    if (ask && t->cells) glia_cells_on_ask(t->cells, node);
     if (!t->armed) return !ask; /* nothing wanted: false when asked; never false when fetching */
     if (!ask) {
         if (t->strange || t->unproven || t->nomem) return true;
-        if (t->ask[t->node] & 2) prove(t, node);
-        if (t->ask[t->node] & 1) capture(t, node);
+        if (t->ask[t->node] & ASK_CANARY) prove(t, node);
+        if (t->ask[t->node] & ASK_LOGITS) capture_attention(t, node, true);
+        if (t->ask[t->node] & ASK_WANTED) capture(t, node);
         return true;
     }
     if (t->strange || t->unproven || t->nomem) return false;
@@ -291,11 +496,21 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     }
     t->node++;
     if (!same_node(&t->at->sig[t->node], node)) {
-        refuse(t, &t->strange, "the graph is not the one that was classified");
+        refuse(t, &t->strange, "llama.cpp ran another graph than the one that was mapped at load");
         return false;
     }
     if (t->node + 1 == t->at->n_nodes) t->n_runs++;
     return t->ask[t->node] != 0;
+}
+
+void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
+    if (!t->armed || !t->at || t->at->pos_proof != GLIA_POS_STATE || !t->n_rows) return;
+    bool same = before == t->rows[0].pos - 1 && after == t->rows[t->n_rows - 1].pos;
+    for (int32_t i = 1; i < t->n_rows; i++) {
+        same &= t->rows[i].seq == t->rows[0].seq && t->rows[i].pos == t->rows[i - 1].pos + 1;
+    }
+    if (same) t->proven |= PROVEN_POSITIONS;
+    else refuse(t, &t->unproven, "the model's state stands at another position than planned");
 }
 
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
@@ -309,6 +524,7 @@ glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
         for (int32_t i = 0; i < t->n_wants && !t->unproven; i++) {
             const glia_tap_want *w = &t->wants[i];
             int32_t n = w->n_rows;
+            if (w->optional && w->refused) continue;
             if (w->mask) {
                 n = 0;
                 for (int32_t r = 0; r < w->n_rows; r++) n += w->mask[r];

@@ -1,6 +1,6 @@
 /* tap/tap.h — reads rows of activations out of running graphs, for the requests of one batch.
  *
- * Owns the atlases of one context and the state of one forward pass.  Engine thread only: arm before llama_decode,
+ * Owns the state of one forward pass; borrows the atlas.  Engine thread only: arm before llama_decode,
  * disarm after it; in between the scheduler calls glia_tap_on_node on the same thread.
  * Knows ggml; knows no llama.h, no request, no JSON.
  *
@@ -15,16 +15,12 @@
 #define GLIA_TAP_TAP_H
 #include "glia.h"
 #include "tap/atlas.h"
+#include "tap/cells.h"
+#include "tap/derive.h"
+#include "tap/reduce.h"
 
 struct ggml_tensor;
 typedef struct glia_tap glia_tap;
-
-/* One row of the planned batch, in batch order.  Rows of one sequence must be neighbours. */
-typedef struct glia_tap_row {
-    int32_t token, pos;
-    int32_t seq; /* sequence = stream of the KV cache */
-    bool output;
-} glia_tap_row;
 
 /* Copy one point of one request's rows.  Filled by the caller except n_copied. */
 typedef struct glia_tap_want {
@@ -35,29 +31,47 @@ typedef struct glia_tap_want {
     const int32_t *heads; /* NULL: all heads.  Borrowed until disarm */
     int32_t n_heads;
     int32_t out_width; /* floats per copied row */
+    int32_t n_cols;    /* attention points: columns per head, out_width = heads * n_cols; else 0 */
+    bool optional;     /* when its rows cannot be proven, refused is set and the others are still served */
+    const char *refused; /* why (static), NULL when they were served */
     float *dst;        /* rows one after another in batch order; room for every wanted row */
+    const glia_reduction *reduce; /* NULL: rows as they are.  Borrowed until disarm, like the two below */
+    int32_t *indices;             /* top-k: [rows, k], as dst */
+    glia_sums *sums;              /* reduction over rows: takes the rows instead of dst; emptied by arm */
+    const glia_derive *derive; /* derived points: how their rows are made; borrowed until disarm.  Else NULL */
     int32_t n_copied;  /* rows copied in this pass */
     int32_t next;      /* internal: next want of the same node, -1: none */
 } glia_tap_want;
 
 typedef enum glia_tap_result {
     GLIA_TAP_OK,           /* every wanted row was proven and copied */
-    GLIA_TAP_NEW_TOPOLOGY, /* the graph is not the one in the atlas: read it anew, run again */
+    GLIA_TAP_NEW_TOPOLOGY, /* the graph is not the one in the atlas: nothing of it was copied, refuse */
     GLIA_TAP_UNPROVEN,     /* rows are not the planned ones: refuse */
     GLIA_TAP_NOMEM
 } glia_tap_result;
 
-glia_tap *glia_tap_new(void);                                /* NULL: out of memory */
-void glia_tap_set_base(glia_tap *t, const glia_atlas *base); /* the atlas made at load, borrowed for the tap's life */
+glia_tap *glia_tap_new(void); /* NULL: out of memory */
+/* at: made at load, borrowed for the tap's life.  windows: some layers attend to the last positions only.  n_threads: for
+ * attention that is computed once more.  False: out of memory. */
+bool glia_tap_set_atlas(glia_tap *t, const glia_atlas *at, bool windows, int32_t n_threads);
 void glia_tap_free(glia_tap *t);
 
-/* Use `at` instead of base for passes of one token (many = false) or several, with or without output rows.  Takes
- * ownership. */
-void glia_tap_take_atlas(glia_tap *t, bool many, bool outputs, glia_atlas *at);
+/* Around every llama_decode, armed or not: which cells a pass fills is read in all of them.  rows: borrowed until end. */
+void glia_tap_begin(glia_tap *t, const glia_tap_row *rows, int32_t n_rows);
+void glia_tap_end(glia_tap *t, bool ran);
+/* Positions from, from + 1, … of a sequence were taken out of the cache. */
+void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from);
+/* Are the cells of this sequence known, so that columns of attention over it can be? */
+bool glia_tap_knows_cells(const glia_tap *t, int32_t seq);
 
 /* rows, wants: borrowed until disarm. */
 void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants);
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]);
+
+/* For models without attention (GLIA_POS_STATE), between llama_decode and disarm: the last position that llama.cpp's state
+ * held for the pass's only sequence before it (-1: none) and holds now.  A scan runs over the rows in their order, so that
+ * with token ids read back in order these two numbers fix every row's position. */
+void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after);
 
 /* The scheduler's eval callback; ud is the glia_tap. */
 bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud);

@@ -19,6 +19,7 @@ BIN = os.environ.get("GLIA_BIN", "")
 MODEL = os.environ.get("GLIA_TEST_MODEL", "")
 TINY = os.environ.get("GLIA_TINY_DIR", "")
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+SDK = os.environ.get("GLIA_SDK_DIR", os.path.join(SOURCE, ".deps", "sdk"))
 REPORTS = ("AddressSanitizer", "LeakSanitizer", "ThreadSanitizer", "runtime error:", "UndefinedBehavior")
 START_S = 120  # loading under a sanitizer on a busy machine
 
@@ -28,6 +29,14 @@ def need(*paths):
         if not path or not os.path.exists(path):
             print("skip: %s is not there" % (path or "GLIA_BIN"))
             sys.exit(77)
+
+
+def need_sdk(*names):
+    """Make the Python clients of tools/sdks.sh importable; the module is skipped as a whole when one is missing."""
+    folder = os.path.join(SDK, "python")
+    need(*[os.path.join(folder, name) for name in names])
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def tiny(family="llama"):
@@ -148,10 +157,14 @@ class Server:
 
 
 def unpack(entry):
-    """Rows of an entry, whatever its encoding and dtype."""
-    _, rows, width = entry["shape"]
+    """Rows of an entry, whatever its encoding and dtype; of attention those of its heads one after another."""
+    rows, width = entry["shape"][-2:]
+    if len(entry["shape"]) == 4:
+        rows *= entry["shape"][1]
     if entry["encoding"] == "list":
         assert len(entry["data"]) == 1
+        if len(entry["shape"]) == 4:
+            return [row for head in entry["data"][0] for row in head]
         return entry["data"][0]
     data = base64.b64decode(entry["data"], validate=True)
     if entry["dtype"] == "float32":

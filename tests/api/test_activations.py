@@ -61,7 +61,9 @@ class Spellings(ApiTest):
         same = [{"layer": 5, "component": "resid_post"}, {"layer": -25, "component": "residual"},
                 {"layer": "transformer.h.5", "component": "residual"}, {"layer_name": "model.layers.5"},
                 {"name": "blocks.5.hook_resid_post"}, {"name": "resid_post.5"},
-                {"layer_name": "model.layers.6", "component": "residual", "capture_input": True, "capture_output": False}]
+                {"layer_name": "model.layers.6", "component": "residual", "capture_input": True, "capture_output": False},
+                {"name": "model.layers[5].output[0]"}, {"name": "model.layers[6].input"}, {"layer": "layers[5]",
+                                                                                           "component": "residual"}]
         r = good(server.activations([dict(h, hook_id="h%d" % i) for i, h in enumerate(same)], max_tokens=2))
         first = [e["data"] for e in r["activations"]["h0"]]
         for i in range(len(same)):
@@ -256,7 +258,7 @@ class Refusals(ApiTest):
     def test_wrong_types_are_named(self):
         for field, value in (("layer", 1.5), ("layer", True), ("layer", []), ("component", 5), ("hook_id", 5),
                              ("capture_input", "no"), ("heads", "all"), ("heads", [0.5]), ("positions", "first"),
-                             ("positions", [None]), ("dtype", "int4"), ("reduce", "mean")):
+                             ("positions", [None]), ("dtype", "int4"), ("reduce", "median")):
             self.bad([dict({"layer": 5, "component": "q"}, **{field: value})], "activation_hooks[0]." + field)
         for hooks in ({}, "x", 5):
             self.bad(hooks, "activation_hooks")
@@ -268,10 +270,16 @@ class Refusals(ApiTest):
         self.assertIn(status, (400, 422))
         self.assertTrue(body["error"]["param"].startswith("activation_hooks[1]"), body)
 
-    def test_what_is_not_there_yet_is_422(self):
-        for component in ("attention_pattern", "attention_scores", "moe", "expert"):
-            self.bad([{"layer": 5, "component": component}], "activation_hooks[0].component", 422, "not available yet")
-        self.bad([{"layer_name": "model.layers.5.self_attn.q_proj"}], "activation_hooks[0].layer_name", 422, '"q"')
+    def test_points_that_this_model_has_not_are_422_with_the_reason(self):
+        for component, says in (("moe", "absent"), ("expert", "absent"), ("router_logits", "absent"), ("ssm_out", "absent"),
+                                ("q_norm_in", "absent")):
+            self.bad([{"layer": 5, "component": component}], "activation_hooks[0]", 422, says)
+
+    def test_names_of_other_tensors_are_422_with_the_way_out(self):
+        for name, says in (("model.layers.5.self_attn.q_proj", '"q"'), ("blocks.5.hook_mlp_in", '"resid_mid"'),
+                           ("model.layers[5].mlp.act_fn.output", '"mlp_act"'), ("l_out-5", '"resid_post.5"'),
+                           ("model.layers.5.mlp.experts.3.down_proj", '"expert_out"')):
+            self.bad([{"name": name}], "activation_hooks[0].name", 422, says)
 
     def test_ten_thousand_hooks_are_refused(self):
         self.bad([{"layer": 5, "component": "q"}] * 10000, "activation_hooks", says="10000")
@@ -289,7 +297,7 @@ class HooksPage(ApiTest):
         self.assertEqual(status, 200)
         self.assertEqual((r["model"], r["n_layer"]), (server.model, 30))
         points = {p["point"]: p for p in r["points"]}
-        self.assertEqual(len(points), 21)
+        self.assertEqual(len(points), 40)
         self.assertEqual(len(points["resid_post"]["layers"]), 30)
         self.assertEqual(len(points["lm_head"]["layers"]), 1)
         q = points["q"]["layers"][4]
@@ -318,7 +326,7 @@ class OtherFamilies(ApiTest):
                             key = "%s@%s" % (p["point"], l["layer"])
                             hook = {"component": p["point"], "hook_id": key}
                             hooks.append(hook if l["layer"] is None else dict(hook, layer=l["layer"]))
-                            widths[key] = l["width"]
+                            widths[key] = l["width"] or l
                 if not hooks:
                     continue
                 status, r = s.post("/v1/completions", {"prompt": [1, 2, 3], "max_tokens": 2, "temperature": 0,
@@ -326,7 +334,11 @@ class OtherFamilies(ApiTest):
                 self.assertEqual(status, 200, (name, r))
                 for key, width in widths.items():
                     entries = r["activations"][key]
-                    self.assertEqual([e["shape"] for e in entries], [[1, 3, width], [1, 1, width]], (name, key))
+                    shapes = [[1, 3, width], [1, 1, width]]
+                    if isinstance(width, dict):  # attention: by head, a column per position
+                        self.assertTrue(width["by_position"], (name, key))
+                        shapes = [[1, width["n_heads"], 3, 3], [1, width["n_heads"], 1, 4]]
+                    self.assertEqual([e["shape"] for e in entries], shapes, (name, key))
                     self.assertEqual(entries[0]["token_ids"], [1, 2, 3])
             finally:
                 s.stop()

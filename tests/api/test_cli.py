@@ -5,6 +5,8 @@ import re
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import unittest
 
@@ -22,9 +24,17 @@ class Help(ApiTest):
             self.assertIn("glia serve --model" if "demo" not in args and "inspect" not in args else "glia ", out)
         out = run("serve", "--help")[1]
         for flag in ("--model", "--listen", "--parallel", "--ctx", "--gpu-layers", "--threads", "--api-key", "--id",
-                     "--flash-attn", "--cache-type", "--batch", "--memory-limit", "--log-level", "--port-file"):
+                     "--flash-attn", "--cache-type", "--batch", "--memory-limit", "--capture-memory", "--log-level", "--port-file"):
             self.assertIn(flag, out)
         self.assertIn("curl", out)
+
+    def test_the_page_of_hooks_is_what_the_program_says(self):
+        tables = run("help", "hooks")[1]
+        self.assertEqual(tables.count("<!-- end -->"), 7)
+        tool = os.path.join(harness.SOURCE, "tools", "hooks_page.py")
+        p = subprocess.run([sys.executable, tool, "--check", os.path.join(harness.SOURCE, "docs", "HOOKS.md")],
+                           input=tables, capture_output=True, text=True)
+        self.assertEqual((p.returncode, p.stderr), (0, ""))
 
     def test_version(self):
         self.assertRegex(run("version")[1], r"^glia \d+\.\d+\.\d+ \(llama\.cpp .+\)\n$")
@@ -41,7 +51,7 @@ class Help(ApiTest):
     def test_bad_values_are_named(self):
         for args, word in ((["--ctx", "many"], "--ctx"), (["--ctx", "-1"], "--ctx"), (["--ctx", "99999999999"], "--ctx"),
                            (["--parallel"], "--parallel"), (["--flash-attn", "maybe"], "--flash-attn"),
-                           (["--memory-limit", "lots"], "--memory-limit"), (["--json=yes"], "--json")):
+                           (["--memory-limit", "lots"], "--memory-limit"), (["--capture-memory", "-1"], "--capture-memory"), (["--json=yes"], "--json")):
             status, _, err = run("serve", "--model", "x", *args)
             self.assertEqual(status, 2)
             self.assertIn(word, err)
@@ -154,7 +164,6 @@ class Serving(ApiTest):
             self.assertTrue(err.startswith("glia: "), err)
 
     def test_the_ready_line_for_people(self):
-        import subprocess
         p = subprocess.Popen([harness.BIN, "serve", "--model", harness.MODEL, "--port", "0", "--ctx", "256"],
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = p.stdout.readline()
@@ -178,7 +187,7 @@ class Inspect(ApiTest):
         self.assertEqual(len(row.group(1).replace(" ", "")), 30)
         r = json.loads(run("inspect", harness.MODEL, "--json")[1])
         self.assertEqual(r["model"]["n_layer"], 30)
-        self.assertEqual(len(r["hooks"]["points"]), 21)
+        self.assertEqual(len(r["hooks"]["points"]), 40)
 
 
 class Demo(ApiTest):

@@ -8,7 +8,8 @@ import unittest
 
 SOURCE = os.environ["GLIA_SOURCE_DIR"]
 GENERATOR = os.environ.get("GLIA_LLAMA_ARCHS", "")
-LEAST = 90  # variants whose whole trunk was proven when this was written
+ROWS = os.environ.get("GLIA_ARCHS_ROWS", "")
+LEAST = 110  # variants whose trunk was proven when this was written
 
 
 class Architectures(unittest.TestCase):
@@ -27,6 +28,19 @@ class Architectures(unittest.TestCase):
             load, _, _, crash = map(int, re.match(r"(\d+) load, (\d+) trunk proven, (\d+) refused, (\d+) crash", p.stdout).groups())
             self.assertGreaterEqual(load, 120)
             self.assertEqual(crash, 0)
+            for flash in ("off", "on") if ROWS else ():
+                self.generated_rows_equal_prompt_rows(made, flash)
+
+    def generated_rows_equal_prompt_rows(self, made, flash):
+        checked, bad = 0, []
+        for name in sorted(os.listdir(made)):  # a process each: a crash is one model's
+            p = subprocess.run([ROWS, flash, os.path.join(made, name)], capture_output=True, text=True, timeout=120)
+            checked += p.returncode == 0 and "hooks, largest error" in p.stdout
+            if p.returncode:
+                bad.append("%s (%d): %s" % (name, p.returncode, (p.stdout + p.stderr)[:300]))
+        print("flash attention %s: rows of %d models are the same generated and read" % (flash, checked))
+        self.assertEqual(bad, [])
+        self.assertGreaterEqual(checked, 115)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-/* tests/golden/test_golden.c — every point, layer, head and token of six families against Hugging Face transformers.
+/* tests/golden/test_golden.c — every point, layer, head and token of every reference family against transformers, two of
+ * them against mlx-lm, too.
  *
  * Reads tests/golden/MANIFEST.json and <family>.safetensors (format: tools/reference/README.md) and runs the tiny
  * models that tools/tiny/mktiny.py made.  Exact settings: float32 KV cache, flash attention off; then a second run with
  * f16 cache and flash attention at the tolerance that those cost.
- * GLIA_TEST_GPU_LAYERS and GLIA_TEST_TOLERANCE (added to every tolerance) run the same on another backend. */
+ * GLIA_TEST_GPU_LAYERS and GLIA_TEST_TOLERANCE (added to every tolerance) run the same on another backend.
+ * GLIA_TEST_FAMILY runs one family; GLIA_TEST_REPORT names a file that gets one line per tensor: family, run, tensor,
+ * grade, error, tolerance (tools/fidelity makes docs/FIDELITY.md of it). */
 #include "glia.h"
 #include "yyjson.h"
 #include <math.h>
@@ -16,10 +19,12 @@
 
 #include <cmocka.h>
 
+enum { MAX_ROWS = 16 };
+
 typedef struct golden {
     char *bytes;
     size_t n;
-    yyjson_doc *head;
+    yyjson_doc *head, *same; /* same: {"tensor": "the equal tensor that is stored"} */
     const char *data;
 } golden;
 
@@ -43,27 +48,48 @@ static char *slurp(const char *path, size_t *n) {
     return p;
 }
 
-static golden golden_open(const char *family, const char *part) {
+static golden golden_open(const char *file) {
     char path[512];
     golden g;
     uint64_t n_head;
-    snprintf(path, sizeof path, "%s/tests/golden/%s%s.safetensors", env("GLIA_SOURCE_DIR"), family, part);
+    snprintf(path, sizeof path, "%s/tests/golden/%s", env("GLIA_SOURCE_DIR"), file);
     g.bytes = slurp(path, &g.n);
     memcpy(&n_head, g.bytes, 8);
     g.head = yyjson_read(g.bytes + 8, n_head, 0);
     assert_non_null(g.head);
+    yyjson_val *same = yyjson_obj_get(yyjson_obj_get(yyjson_doc_get_root(g.head), "__metadata__"), "same");
+    g.same = yyjson_read(yyjson_get_str(same), yyjson_get_len(same), 0);
+    assert_non_null(g.same);
     g.data = g.bytes + 8 + n_head;
     return g;
 }
 
-/* [rows, width] f32; NULL when the family has no such tensor */
-static const float *golden_tensor(const golden *g, const char *name, int *rows, int *width) {
-    yyjson_val *t = yyjson_obj_get(yyjson_doc_get_root(g->head), name);
+static void golden_close(golden *g) {
+    yyjson_doc_free(g->head), yyjson_doc_free(g->same);
+    free(g->bytes);
+}
+
+static yyjson_val *golden_entry(const golden *g, const char *name) {
+    yyjson_val *other = yyjson_obj_get(yyjson_doc_get_root(g->same), name);
+    return yyjson_obj_get(yyjson_doc_get_root(g->head), other ? yyjson_get_str(other) : name);
+}
+
+/* f32 values, [rows, width] or [heads, rows, columns]; NULL when the family has no such tensor */
+static const float *golden_tensor(const golden *g, const char *name, int shape[3]) {
+    yyjson_val *t = golden_entry(g, name), *v;
+    size_t i, n;
     if (!t) return NULL;
-    yyjson_val *shape = yyjson_obj_get(t, "shape");
-    *rows = yyjson_get_int(yyjson_arr_get(shape, 0)), *width = yyjson_get_int(yyjson_arr_get(shape, 1));
+    shape[2] = 0;
+    yyjson_arr_foreach(yyjson_obj_get(t, "shape"), i, n, v) shape[i] = yyjson_get_int(v);
     return (const float *)(const void *)(g->data +
                                          yyjson_get_uint(yyjson_arr_get(yyjson_obj_get(t, "data_offsets"), 0)));
+}
+
+/* Name of a point's tensor in the goldens. */
+static const char *point_tensor(glia_point p, int il, char *out, size_t cap) {
+    if (glia_point_has_layer(p)) snprintf(out, cap, "%s.%d", glia_point_name(p), il);
+    else snprintf(out, cap, "%s", glia_point_name(p));
+    return out;
 }
 
 static int ids(yyjson_val *family, const char *key, int32_t *out, int max) {
@@ -88,17 +114,39 @@ static double tolerance(yyjson_val *family, const char *tensor) {
 
 /* What one hook got: rows by position. */
 typedef struct got {
-    float *rows; /* [n_rows, width] */
-    int32_t n_rows, width, n_heads;
-    int32_t pos[64], tok[64];
+    float *rows; /* [n_rows, width]; attention: [n_heads, MAX_ROWS, MAX_ROWS] as the goldens have it */
+    int32_t n_rows, width, n_heads, n_cols;
+    int32_t pos[MAX_ROWS], tok[MAX_ROWS];
 } got;
 
+static void collect_attention(got *g, const glia_frame *f) {
+    size_t n = (size_t)f->n_heads * MAX_ROWS * MAX_ROWS;
+    if (!g->rows) {
+        g->rows = malloc(n * sizeof *g->rows);
+        assert_non_null(g->rows);
+        for (size_t i = 0; i < n; i++) g->rows[i] = f->point == GLIA_POINT_ATTN_SCORES ? -INFINITY : 0;
+    }
+    for (int r = 0; r < f->n_rows; r++) {
+        for (int h = 0; h < f->n_heads; h++) {
+            memcpy(g->rows + (h * MAX_ROWS + f->positions[r]) * MAX_ROWS, f->data + (r * f->n_heads + h) * f->n_cols,
+                   sizeof(float) * (size_t)f->n_cols);
+        }
+    }
+    g->n_heads = f->n_heads, g->n_cols = f->n_cols;
+}
+
 static void collect(got *g, const glia_frame *f) {
+    assert_true(g->n_rows + f->n_rows <= MAX_ROWS);
+    for (int i = 0; i < f->n_rows; i++)
+        g->pos[g->n_rows + i] = f->positions[i], g->tok[g->n_rows + i] = f->token_ids[i];
+    if (f->n_cols) {
+        collect_attention(g, f);
+        g->n_rows += f->n_rows;
+        return;
+    }
     g->rows = realloc(g->rows, sizeof(float) * (size_t)(g->n_rows + f->n_rows) * (size_t)f->width);
     assert_non_null(g->rows);
     memcpy(g->rows + g->n_rows * f->width, f->data, sizeof(float) * (size_t)f->n_rows * (size_t)f->width);
-    for (int i = 0; i < f->n_rows; i++)
-        g->pos[g->n_rows + i] = f->positions[i], g->tok[g->n_rows + i] = f->token_ids[i];
     g->n_rows += f->n_rows, g->width = f->width, g->n_heads = f->n_heads;
 }
 
@@ -112,121 +160,233 @@ static double worst(const float *a, const float *b, int n) {
     return err / top;
 }
 
-static void check_family(const char *family, glia_flash flash, glia_kv_type kv, int n_batch, double extra) {
-    char path[512];
-    size_t n;
-    glia_err err = {0};
-    snprintf(path, sizeof path, "%s/tests/golden/MANIFEST.json", env("GLIA_SOURCE_DIR"));
-    char *text = slurp(path, &n);
-    yyjson_doc *doc = yyjson_read(text, n, 0);
-    assert_non_null(doc);
-    yyjson_val *fam = NULL, *v;
-    size_t i, max;
-    yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "families"), i, max, v) {
-        if (!strcmp(yyjson_get_str(yyjson_obj_get(v, "family")), family)) fam = v;
-    }
-    assert_non_null(fam);
-    golden g = golden_open(family, ""), inner = golden_open(family, ".inner");
-    int32_t prompt[64], made[64];
-    int n_prompt = ids(fam, "prompt_ids", prompt, 64), n_made = ids(fam, "generated_ids", made, 64);
+typedef struct setup {
+    const char *name;
+    glia_flash flash;
+    glia_kv_type kv;
+    double extra;   /* added to every tolerance */
+    bool neighbour; /* another request runs beside this one, in the same passes */
+} setup;
 
+static const setup exact = {"exact", GLIA_FLASH_OFF, GLIA_KV_F32, 0, false};
+static const setup second = {"second", GLIA_FLASH_OFF, GLIA_KV_F32, 0, false};
+static const setup beside = {"beside", GLIA_FLASH_OFF, GLIA_KV_F32, 0, true};
+/* f16 keys and values: 2^-11 relative per element, amplified by three layers of large random weights */
+static const setup fast = {"fast", GLIA_FLASH_ON, GLIA_KV_F16, 1e-2, false};
+
+static glia_model *open_model(const char *family, const setup *how) {
+    char path[512];
+    glia_err err = {0};
     glia_model_params mp;
     glia_model *m;
     glia_model_params_init(&mp);
     snprintf(path, sizeof path, "%s/%s.gguf", env("GLIA_TINY_DIR"), family);
     if (getenv("GLIA_TEST_GPU_LAYERS")) mp.n_gpu_layers = atoi(getenv("GLIA_TEST_GPU_LAYERS"));
-    if (getenv("GLIA_TEST_TOLERANCE")) extra += atof(getenv("GLIA_TEST_TOLERANCE"));
-    mp.path = path, mp.flash = flash, mp.kv_type = kv, mp.n_parallel = 2, mp.n_threads = 2, mp.n_ctx = 128,
-    mp.n_batch = n_batch;
-    if (glia_model_open(&m, &mp, &err)) fail_msg("%s", err.message);
+    mp.path = path, mp.flash = how->flash, mp.kv_type = how->kv, mp.n_parallel = 2, mp.n_threads = 2, mp.n_ctx = 64,
+    mp.n_batch = 64;
+    if (glia_model_open(&m, &mp, &err)) fail_msg("%s: %s", family, err.message);
+    return m;
+}
+
+/* Hooks for every point that has a golden.  A golden whose point the model does not serve counts in *n_bad; served
+ * points without golden are listed in bare. */
+static size_t choose_hooks(const char *family, const glia_model *m, const golden *g, glia_hook *hooks, size_t cap,
+                           int *n_bad, char *bare, size_t bare_cap) {
+    glia_model_info info;
+    size_t n = 0;
+    glia_model_get_info(m, &info);
+    *n_bad = 0;
+    for (int i = 0; i < GLIA_N_POINTS; i++) {
+        glia_point p = (glia_point)i;
+        int n_bare = 0;
+        for (int il = 0; il < (glia_point_has_layer(p) ? info.n_layer : 1); il++) {
+            glia_point_info pi;
+            char name[64];
+            assert_true(glia_model_point(m, p, il, &pi));
+            bool wanted = golden_entry(g, point_tensor(p, il, name, sizeof name)) != NULL;
+            if (wanted && pi.grade < GLIA_GRADE_STRUCTURAL) {
+                print_error("%s: %s is %s: %s\n", family, name, glia_grade_name(pi.grade), pi.reason);
+                (*n_bad)++;
+            } else if (wanted) {
+                assert_true(n < cap);
+                hooks[n++] = (glia_hook){.point = p, .layer = il, .phases = GLIA_PHASE_ALL};
+            } else if (pi.grade >= GLIA_GRADE_STRUCTURAL) {
+                n_bare++;
+            }
+        }
+        size_t used = strlen(bare);
+        if (n_bare && p != GLIA_POINT_ATTN_HEAD_OUT) {
+            snprintf(bare + used, bare_cap - used, " %s×%d", glia_point_name(p), n_bare);
+        }
+    }
+    return n;
+}
+
+static void report(const char *family, const setup *how, const char *tensor, glia_grade grade, double e, double tol) {
+    const char *path = getenv("GLIA_TEST_REPORT");
+    FILE *f = path ? fopen(path, "a") : NULL;
+    if (!f) return;
+    fprintf(f, "%s %s %s %s %.3g %g\n", family, how->name, tensor, glia_grade_name(grade), e, tol);
+    fclose(f);
+}
+
+/* Attention against [heads, rows, columns]: what the mask hides is -infinity in scores, 0 in probabilities, exactly there. */
+static double compare_attention(const char *what, const got *g, const float *want, const int shape[3], bool scores) {
+    double err = 0, top = 1e-30;
+    if (g->n_heads != shape[0] || g->n_rows != shape[1] || g->n_cols != shape[2]) fail_msg("%s: another shape", what);
+    for (int h = 0; h < shape[0]; h++) {
+        for (int r = 0; r < shape[1]; r++) {
+            for (int c = 0; c < shape[2]; c++) {
+                float a = g->rows[(h * MAX_ROWS + r) * MAX_ROWS + c];
+                double b = (double)want[(h * shape[1] + r) * shape[2] + c];
+                bool hidden = scores ? a == -INFINITY : a == 0;
+                if (hidden != (b == 0)) fail_msg("%s: head %d, row %d, column %d is %g", what, h, r, c, (double)a);
+                double d = hidden ? 0 : fabs((double)a - b);
+                if (!(d <= err)) err = d;
+                if (fabs(b) > top) top = fabs(b);
+            }
+        }
+    }
+    return err / top;
+}
+
+/* Error of one hook's rows against its golden. */
+static double compare(const char *family, const golden *g, const char *name, const got *rows) {
+    int shape[3];
+    const float *want = golden_tensor(g, name, shape);
+    assert_non_null(want);
+    if (rows->n_cols) return compare_attention(name, rows, want, shape, strncmp(name, "attn_scores", 11) == 0);
+    if (rows->width != shape[1] || rows->n_rows != shape[0]) {
+        fail_msg("%s %s: %d rows of %d, golden %d of %d", family, name, rows->n_rows, rows->width, shape[0], shape[1]);
+    }
+    return worst(rows->rows, want, shape[0] * shape[1]);
+}
+
+/* A request with other tokens that is at work for as long as the one under test. */
+static glia_request *start_neighbour(glia_model *m) {
+    static const int32_t other[] = {'z', 'Y', '3', ' ', '!', 'q', 'W', ',', '0', 'k', '+'};
+    glia_request_params rp;
+    glia_request *r;
+    glia_err err = {0};
+    glia_request_params_init(&rp);
+    rp.prompt = other, rp.n_prompt = sizeof other / sizeof *other, rp.max_tokens = 12;
+    rp.sampling.ignore_eos = true, rp.sampling.seed = 1;
+    if (glia_request_submit(&r, m, &rp, &err)) fail_msg("%s", err.message);
+    return r;
+}
+
+static void check_family(yyjson_val *fam, const setup *how) {
+    const char *family = yyjson_get_str(yyjson_obj_get(fam, "family"));
+    double extra = how->extra + (getenv("GLIA_TEST_TOLERANCE") ? atof(getenv("GLIA_TEST_TOLERANCE")) : 0);
+    glia_err err = {0};
+    int32_t prompt[64], made[64];
+    int n_prompt = ids(fam, "prompt_ids", prompt, 64), n_made = ids(fam, "generated_ids", made, 64), n_bad;
+    golden g = golden_open(yyjson_get_str(yyjson_obj_get(fam, "file")));
+    glia_model *m = open_model(family, how);
     glia_model_info info;
     glia_model_get_info(m, &info);
     assert_int_equal(info.n_layer, yyjson_get_int(yyjson_obj_get(fam, "n_layer")));
 
-    glia_hook hooks[256];
-    size_t n_hooks = 0;
-    for (int p = 0; p < GLIA_N_POINTS; p++) {
-        for (int il = 0; il < (glia_point_has_layer((glia_point)p) ? info.n_layer : 1); il++) {
-            glia_point_info pi;
-            assert_true(glia_model_point(m, (glia_point)p, il, &pi));
-            bool none = !strcmp(family, "gpt2") &&
-                        (p == GLIA_POINT_Q_ROT || p == GLIA_POINT_K_ROT || p == GLIA_POINT_MLP_LINEAR);
-            if ((pi.grade < GLIA_GRADE_STRUCTURAL) != none) { /* gpt2 has no RoPE and no gate */
-                fail_msg("%s.%d is %s: %s", glia_point_name((glia_point)p), il, glia_grade_name(pi.grade), pi.reason);
-            }
-            if (!none) hooks[n_hooks++] = (glia_hook){.point = (glia_point)p, .layer = il, .phases = GLIA_PHASE_ALL};
-        }
-    }
+    static glia_hook hooks[512];
+    char bare[1024] = "";
+    size_t n_hooks = choose_hooks(family, m, &g, hooks, 512, &n_bad, bare, sizeof bare);
     glia_request_params rp;
     glia_request *r;
     glia_request_params_init(&rp);
     rp.prompt = prompt, rp.n_prompt = (size_t)n_prompt, rp.max_tokens = n_made;
     rp.sampling.temperature = 0, rp.sampling.ignore_eos = true;
     rp.hooks = hooks, rp.n_hooks = n_hooks;
-    if (glia_request_submit(&r, m, &rp, &err)) fail_msg("%s: %s", err.param, err.message);
+    glia_request *neighbour = how->neighbour ? start_neighbour(m) : NULL;
+    if (glia_request_submit(&r, m, &rp, &err)) fail_msg("%s: %s: %s", family, err.param, err.message);
     got *all = calloc(n_hooks, sizeof *all);
     int drawn = 0;
     for (glia_event *ev; (ev = glia_request_next(r, 60000)); glia_event_free(ev)) {
-        if (ev->kind == GLIA_EVENT_ERROR) fail_msg("%s", ev->u.error.message);
-        if (ev->kind == GLIA_EVENT_TOKEN) assert_int_equal(ev->u.token.id, made[drawn++]);
+        if (ev->kind == GLIA_EVENT_ERROR) fail_msg("%s: %s", family, ev->u.error.message);
+        if (ev->kind == GLIA_EVENT_TOKEN && ev->u.token.id != made[drawn++]) fail_msg("%s: another token", family);
         for (size_t k = 0; ev->kind == GLIA_EVENT_ACTIVATIONS && k < ev->u.activations.n_frames; k++) {
             collect(&all[ev->u.activations.frames[k].hook], &ev->u.activations.frames[k]);
         }
     }
     assert_int_equal(drawn, n_made);
 
-    double top_err = 0;
-    int n_tensors = 0;
+    double top = 0;
     for (size_t h = 0; h < n_hooks; h++) {
         char name[64];
-        int rows = 0, width = 0;
-        if (glia_point_has_layer(hooks[h].point))
-            snprintf(name, sizeof name, "%s.%d", glia_point_name(hooks[h].point), hooks[h].layer);
-        else snprintf(name, sizeof name, "%s", glia_point_name(hooks[h].point));
-        if (hooks[h].point == GLIA_POINT_MLP_LINEAR) snprintf(name, sizeof name, "linear.%d", hooks[h].layer);
-        const float *want = golden_tensor(&g, name, &rows, &width);
-        if (!want) want = golden_tensor(&inner, name, &rows, &width);
-        if (!want) fail_msg("%s has no golden for %s", family, name);
-        assert_int_equal(all[h].width, width);
-        assert_int_equal(all[h].n_rows, rows);
-        for (int t = 0; t < rows; t++) {
+        glia_point_info pi;
+        point_tensor(hooks[h].point, hooks[h].layer, name, sizeof name);
+        glia_model_point(m, hooks[h].point, hooks[h].layer, &pi);
+        for (int t = 0; t < all[h].n_rows; t++) {
             assert_int_equal(all[h].pos[t], t);
             assert_int_equal(all[h].tok[t], t < n_prompt ? prompt[t] : made[t - n_prompt]);
         }
-        double e = worst(all[h].rows, want, rows * width), tol = tolerance(fam, name) + extra;
-        if (!(e <= tol)) fail_msg("%s %s: error %.3g, allowed %.3g", family, name, e, tol);
-        if (e > top_err) top_err = e;
-        n_tensors++;
+        double e = compare(family, &g, name, &all[h]), tol = tolerance(fam, name) + extra;
+        report(family, how, name, pi.grade, e, tol);
+        if (!(e <= tol)) {
+            print_error("%s %s %s (%s): error %.3g, allowed %.3g\n", family, how->name, name, glia_grade_name(pi.grade),
+                        e, tol);
+            n_bad++;
+        }
+        if (e > top) top = e;
         free(all[h].rows);
     }
-    print_message("%s: %d tensors of %d rows agree, worst error %.2g\n", family, n_tensors, n_prompt + n_made - 1,
-                  top_err);
+    print_message("%s, %s: %zu tensors of %d rows, worst error %.2g; no golden:%s\n", family, how->name, n_hooks,
+                  n_prompt + n_made - 1, top,
+                  how == &second ? " see the first reference"
+                  : *bare        ? bare
+                                 : " none");
     free(all);
     glia_request_free(r);
+    glia_request_free(neighbour);
     glia_model_close(m);
-    yyjson_doc_free(g.head), yyjson_doc_free(inner.head);
-    yyjson_doc_free(doc);
-    free(g.bytes), free(inner.bytes);
-    free(text);
+    golden_close(&g);
+    if (n_bad) fail_msg("%s: %d tensors are missing or differ from the reference", family, n_bad);
 }
 
-#define FAMILY(name)                                                                                                    \
-    static void name##_equals_transformers(void **s) {                                                                  \
-        (void)s;                                                                                                        \
-        check_family(#name, GLIA_FLASH_OFF, GLIA_KV_F32, 512, 0);                                                       \
-    }                                                                                                                   \
-    static void name##_with_flash_attention_and_f16_cache(void **s) {                                                   \
-        (void)                                                                                                          \
-            s; /* f16 keys and values: 2^-11 relative per element, amplified by three layers of large random weights */ \
-        check_family(#name, GLIA_FLASH_ON, GLIA_KV_F16, 512, 1e-2);                                                     \
-    }
-FAMILY(llama)
-FAMILY(qwen2) FAMILY(qwen3) FAMILY(gemma2) FAMILY(gemma3) FAMILY(gpt2)
-#define TESTS(name)                                                                                                    \
-    cmocka_unit_test(name##_equals_transformers), cmocka_unit_test(name##_with_flash_attention_and_f16_cache)
+static void equals_transformers(void **state) { check_family(*state, &exact); }
 
-    int main(void) {
-    const struct CMUnitTest tests[] = {TESTS(llama),  TESTS(qwen2),  TESTS(qwen3),
-                                       TESTS(gemma2), TESTS(gemma3), TESTS(gpt2)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+static void equals_mlx(void **state) { check_family(*state, &second); }
+
+static void equals_transformers_beside_another_request(void **state) { check_family(*state, &beside); }
+
+static void equals_transformers_with_flash_attention_and_f16_cache(void **state) { check_family(*state, &fast); }
+
+int main(void) {
+    char path[512];
+    size_t n, i, max, n_tests = 0;
+    yyjson_val *fam;
+    snprintf(path, sizeof path, "%s/tests/golden/MANIFEST.json", env("GLIA_SOURCE_DIR"));
+    char *text = slurp(path, &n);
+    yyjson_doc *doc = yyjson_read(text, n, 0);
+    yyjson_val *all = yyjson_obj_get(yyjson_doc_get_root(doc), "families");
+    static const struct {
+        const char *name;
+        CMUnitTestFunction run;
+    } kinds[] = {{"equals_transformers", equals_transformers},
+                 {"equals_transformers_beside_another_request", equals_transformers_beside_another_request},
+                 {"equals_transformers_with_flash_attention_and_f16_cache",
+                  equals_transformers_with_flash_attention_and_f16_cache}};
+    enum { N_KINDS = sizeof kinds / sizeof *kinds };
+    yyjson_val *others = yyjson_obj_get(yyjson_doc_get_root(doc), "second");
+    size_t cap = N_KINDS * yyjson_arr_size(all) + yyjson_arr_size(others);
+    const char *only = getenv("GLIA_TEST_FAMILY");
+    struct CMUnitTest *tests = calloc(cap + 1, sizeof *tests);
+    char(*names)[96] = calloc(cap + 1, sizeof *names);
+    yyjson_arr_foreach(all, i, max, fam) {
+        const char *family = yyjson_get_str(yyjson_obj_get(fam, "family"));
+        for (size_t k = 0; k < N_KINDS && (!only || !strcmp(only, family)); k++, n_tests++) {
+            snprintf(names[n_tests], sizeof *names, "%s_%s", family, kinds[k].name);
+            tests[n_tests] = (struct CMUnitTest){names[n_tests], kinds[k].run, NULL, NULL, fam};
+        }
+    }
+    yyjson_arr_foreach(others, i, max, fam) {
+        const char *family = yyjson_get_str(yyjson_obj_get(fam, "family"));
+        if (only && strcmp(only, family) != 0) continue;
+        snprintf(names[n_tests], sizeof *names, "%s_equals_mlx", family);
+        tests[n_tests] = (struct CMUnitTest){names[n_tests], equals_mlx, NULL, NULL, fam};
+        n_tests++;
+    }
+    int failed = _cmocka_run_group_tests("golden", tests, n_tests, NULL, NULL);
+    yyjson_doc_free(doc);
+    free(tests), free(names), free(text);
+    return failed;
 }

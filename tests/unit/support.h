@@ -13,11 +13,14 @@ const char *test_env(const char *name); /* fails the test when unset */
 int test_threads(void); /* compute threads: 2, or GLIA_TEST_THREADS (ThreadSanitizer cannot see OpenMP's own locks) */
 const char *tiny_model(const char *family); /* path of a generated model; static buffer */
 glia_model *open_model(const char *path, int n_parallel, int n_ctx, int n_batch); /* f32 cache, no flash attention */
+glia_model *open_model_with(const char *path, int n_parallel, int n_ctx, int n_batch, glia_flash flash, glia_kv_type kv);
 
 typedef struct rows {
-    float *data; /* [n, width] */
-    int32_t *pos, *tok;
-    int32_t n, width, n_heads;
+    float *data;        /* [n, width]; attention: [n, n_heads, n_cols] with the columns of the last row */
+    int32_t *idx;       /* [n, width] of a top-k, else NULL */
+    int32_t *pos, *tok; /* [n_labels]: more than n when rows were reduced to one */
+    int32_t n, n_labels, width, n_heads, n_cols;
+    uint32_t phases; /* all that occurred */
 } rows;
 
 typedef struct result {

@@ -1,6 +1,8 @@
 /* Hooks as they come in (fields, keys, limits) and entries as they go out (labels, list, base64, merged). */
 #include "api/activations.h"
+#include "api/encode.h"
 #include "base/mem.h"
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -107,6 +109,93 @@ static void rows_and_heads_are_taken(void **state) {
     assert_true(acts.format.merge && acts.format.encoding == GLIA_ENC_BASE64 && acts.labels[0].dtype == GLIA_BF16);
 }
 
+static void ranges_channels_and_reductions_are_taken(void **state) {
+    (void)state;
+    assert_int_equal(
+        parse("{\"activation_hooks\":["
+              "{\"layer\":1,\"component\":\"q\",\"positions\":\"3:10\",\"channels\":[5,2]},"
+              "{\"layer\":1,\"component\":\"q\",\"positions\":{\"from\":-4},\"channels\":\":-2\",\"reduce\":\"mean\"},"
+              "{\"layer\":1,\"component\":\"q\",\"positions\":\":\",\"reduce\":{\"op\":\"topk\",\"k\":10,\"by\":"
+              "\"magnitude\"}},"
+              "{\"layer\":\"*\",\"component\":\"q\",\"reduce\":{\"op\":\"project\",\"directions\":[[1,2.5],[-3,0]]}},"
+              "{\"layer\":1,\"component\":\"q\",\"reduce\":\"none\"}]}"),
+        GLIA_OK);
+    const glia_hook *h = acts.hooks;
+    assert_true(h[0].range && h[0].range->from == 3 && h[0].range->to == 10 && !h[0].positions);
+    assert_true(h[0].n_channels == 2 && h[0].channels[0] == 5 && !h[0].channel_range && !h[0].reduce.op);
+    assert_true(h[1].range->from == -4 && h[1].range->to == GLIA_RANGE_END);
+    assert_true(h[1].channel_range->from == 0 && h[1].channel_range->to == -2 && !h[1].channels);
+    assert_true(h[1].reduce.op == GLIA_REDUCE_MEAN && !h[1].reduce.across_phases);
+    assert_true(h[2].reduce.op == GLIA_REDUCE_TOPK && h[2].reduce.k == 10 && h[2].reduce.by_magnitude);
+    for (int i = 3; i < 3 + N_LAYER; i++) {
+        const glia_reduce *r = &h[i].reduce;
+        assert_true(r->op == GLIA_REDUCE_PROJECT && r->n_directions == 2 && r->n_channels == 2);
+        assert_ptr_equal(r->directions, h[3].reduce.directions); /* one copy for all layers */
+        assert_true(r->directions[1] == 2.5f && r->directions[2] == -3);
+    }
+    assert_int_equal(h[3 + N_LAYER].reduce.op, GLIA_REDUCE_NONE);
+    /* an entry per hook means one row per hook */
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":1,\"component\":\"q\",\"reduce\":\"var\"},{\"layer\":1,"
+                           "\"component\":\"q\",\"reduce\":\"row_norm\"}],\"activation_format\":{\"merge\":true}}"),
+                     GLIA_OK);
+    assert_true(acts.hooks[0].reduce.across_phases && !acts.hooks[1].reduce.across_phases);
+}
+
+static void directions_come_as_lists_or_bytes(void **state) {
+    (void)state;
+    static const struct {
+        const char *json;
+        const char *param; /* of the error, "" when it is fine: [1, -2.5], [0.5, 0] */
+    } rows[] = {
+        {"[[1,-2.5],[0.5,0]]", ""},
+        {"{\"shape\":[2,2],\"data\":[1,-2.5,0.5,0]}", ""},
+        {"{\"shape\":[2,2],\"dtype\":\"float32\",\"data\":[[1,-2.5],[0.5,0]]}", ""},
+        {"{\"shape\":[2,2],\"data\":\"AACAPwAAIMAAAAA/AAAAAA==\"}", ""},
+        {"{\"shape\":[2,2],\"dtype\":\"float16\",\"data\":\"ADwAwQA4AAA=\"}", ""},
+        {"{\"shape\":[2,2],\"dtype\":\"bfloat16\",\"data\":\"gD8gwAA/AAA=\"}", ""},
+        {"5", ".directions"},
+        {"[]", ".directions"},
+        {"[[]]", ".directions"},
+        {"[[1,2],[3]]", ".directions"},
+        {"[[1,2],3]", ".directions"},
+        {"[1,[2]]", ".directions"},
+        {"[1,\"x\"]", ".directions"},
+        {"[1e39]", ".directions"},
+        {"{}", ".directions.shape"},
+        {"{\"shape\":[0,2]}", ".directions.shape"},
+        {"{\"shape\":[1,2,3]}", ".directions.shape"},
+        {"{\"shape\":[99999999,99999999]}", ".directions.shape"},
+        {"{\"shape\":[2]}", ".directions.data"},
+        {"{\"shape\":[3],\"data\":[1,2]}", ".directions.data"},
+        {"{\"shape\":[2,2],\"data\":[[1,2,3,4]]}", ".directions.data"},
+        {"{\"shape\":[2],\"dtype\":\"int8\",\"data\":[1,2]}", ".directions.dtype"},
+        {"{\"shape\":[2],\"data\":\"AACAPwAAIMA\"}", ".directions.data"},
+        {"{\"shape\":[2],\"data\":\"AACAPwAAIM*=\"}", ".directions.data"},
+        {"{\"shape\":[2],\"data\":\"AACAPwAAIMB=\"}", ".directions.data"},
+        {"{\"shape\":[3],\"data\":\"AACAPwAAIMA=\"}", ".directions.data"},
+        {"{\"shape\":[1],\"data\":\"AACAfw==\"}", ".directions.data"},
+        {"{\"shape\":[2],\"data\":[1,2],\"extra\":1}", ".directions.extra"},
+    };
+    static const float want[] = {1, -2.5f, 0.5f, 0};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char body[512], param[128];
+        (void)snprintf(body, sizeof body,
+                       "{\"activation_hooks\":[{\"layer\":1,\"component\":\"q\",\"reduce\":{\"op\":\"project\","
+                       "\"directions\":%s}}]}",
+                       rows[i].json);
+        glia_status st = parse(body);
+        if (!*rows[i].param) {
+            if (st) fail_msg("%s: %s", rows[i].json, err.message);
+            assert_int_equal(acts.hooks[0].reduce.n_directions, 2);
+            assert_memory_equal(acts.hooks[0].reduce.directions, want, sizeof want);
+            continue;
+        }
+        (void)snprintf(param, sizeof param, "activation_hooks[0].reduce%s", rows[i].param);
+        if (st != GLIA_EINVAL || strcmp(err.param, param))
+            fail_msg("%s: status %d, param \"%s\", \"%s\"", rows[i].json, (int)st, err.param, err.message);
+    }
+}
+
 static void bad_hooks_name_their_field(void **state) {
     (void)state;
     static const struct {
@@ -127,16 +216,37 @@ static void bad_hooks_name_their_field(void **state) {
         {"[{\"layer\":true,\"component\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].layer"},
         {"[{\"layer\":5,\"component\":7}]", GLIA_EINVAL, "activation_hooks[0].component"},
         {"[{\"layer\":5,\"component\":\"resid_pots\"}]", GLIA_EINVAL, "activation_hooks[0].component"},
-        {"[{\"layer\":5,\"component\":\"attention_pattern\"}]", GLIA_EHOOK, "activation_hooks[0].component"},
+        {"[{\"layer_name\":\"model.layers.5.self_attn.q_proj\"}]", GLIA_EHOOK, "activation_hooks[0].layer_name"},
         {"[{\"layer\":5,\"componet\":\"q\"}]", GLIA_EINVAL, "activation_hooks[0].componet"},
-        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":\"mean\"}]", GLIA_EINVAL, "activation_hooks[0].reduce"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":\"median\"}]", GLIA_EINVAL, "activation_hooks[0].reduce"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":5}]", GLIA_EINVAL, "activation_hooks[0].reduce"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":\"topk\"}]", GLIA_EINVAL, "activation_hooks[0].reduce"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{}}]", GLIA_EINVAL, "activation_hooks[0].reduce.op"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{\"op\":\"mean\",\"k\":3}}]", GLIA_EINVAL,
+         "activation_hooks[0].reduce.k"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{\"op\":\"topk\"}}]", GLIA_EINVAL,
+         "activation_hooks[0].reduce.k"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{\"op\":\"topk\",\"k\":0}}]", GLIA_EINVAL,
+         "activation_hooks[0].reduce.k"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{\"op\":\"topk\",\"k\":3,\"by\":\"size\"}}]", GLIA_EINVAL,
+         "activation_hooks[0].reduce.by"},
+        {"[{\"layer\":5,\"component\":\"q\",\"reduce\":{\"op\":\"project\"}}]", GLIA_EINVAL,
+         "activation_hooks[0].reduce.directions"},
+        {"[{\"layer\":5,\"component\":\"q\",\"channels\":\"all\"}]", GLIA_EINVAL, "activation_hooks[0].channels"},
+        {"[{\"layer\":5,\"component\":\"q\",\"channels\":[]}]", GLIA_EINVAL, "activation_hooks[0].channels"},
+        {"[{\"layer\":5,\"component\":\"q\",\"channels\":[-1]}]", GLIA_EINVAL, "activation_hooks[0].channels"},
+        {"[{\"layer\":5,\"component\":\"q\",\"channels\":\"3:x\"}]", GLIA_EINVAL, "activation_hooks[0].channels"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":\"3: 4\"}]", GLIA_EINVAL, "activation_hooks[0].positions"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":{\"form\":3}}]", GLIA_EINVAL,
+         "activation_hooks[0].positions.form"},
+        {"[{\"layer\":5,\"component\":\"q\",\"positions\":{\"from\":\"3\"}}]", GLIA_EINVAL,
+         "activation_hooks[0].positions.from"},
         {"[{\"layer\":5,\"component\":\"q\",\"dtype\":\"int8\"}]", GLIA_EINVAL, "activation_hooks[0].dtype"},
         {"[{\"layer\":5,\"component\":\"q\",\"heads\":[]}]", GLIA_EINVAL, "activation_hooks[0].heads"},
         {"[{\"layer\":5,\"component\":\"q\",\"heads\":[-1]}]", GLIA_EINVAL, "activation_hooks[0].heads"},
         {"[{\"layer\":5,\"component\":\"q\",\"heads\":\"all\"}]", GLIA_EINVAL, "activation_hooks[0].heads"},
         {"[{\"layer\":5,\"component\":\"q\",\"positions\":\"first\"}]", GLIA_EINVAL, "activation_hooks[0].positions"},
         {"[{\"layer\":5,\"component\":\"q\",\"positions\":[1,\"2\"]}]", GLIA_EINVAL, "activation_hooks[0].positions"},
-        {"[{\"layer\":5,\"component\":\"q\",\"positions\":{}}]", GLIA_EINVAL, "activation_hooks[0].positions"},
         {"[{\"layer\":5,\"component\":\"q\",\"capture_input\":1}]", GLIA_EINVAL, "activation_hooks[0].capture_input"},
         {"[{\"name\":\"blocks.5.hook_nothing\"}]", GLIA_EINVAL, "activation_hooks[0].name"},
     };
@@ -208,7 +318,9 @@ static void every_failed_allocation_is_an_error(void **state) {
     (void)state;
     static const char body[] =
         "{\"activation_hooks\":[{\"layer\":\"*\",\"component\":\"q\",\"heads\":[1],\"positions\":[0]},"
-        "{\"layer\":3,\"component\":\"z\"},{\"layer\":3,\"component\":\"z\"}]}";
+        "{\"layer\":3,\"component\":\"z\"},{\"layer\":3,\"component\":\"z\",\"channels\":[3],\"positions\":\"1:\"},"
+        "{\"layer\":3,\"component\":\"q\",\"channels\":\"1:3\",\"reduce\":{\"op\":\"project\",\"directions\":{\"shape\":"
+        "[1],\"data\":\"AACAPw==\"}}}]}";
     for (size_t n = 1;; n++) {
         glia_fault_arm(n);
         glia_status st = parse(body);
@@ -236,6 +348,7 @@ static glia_frame frame(void) {
                         .phase = GLIA_PHASE_PROMPT,
                         .n_rows = 2,
                         .width = 3,
+                        .n_positions = 2,
                         .positions = positions,
                         .token_ids = tokens,
                         .data = data};
@@ -303,7 +416,7 @@ static void large_entries_come_in_pieces_that_join(void **state) {
                                    : "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\"}]}"),
                          GLIA_OK);
         glia_frame f = frame();
-        f.n_rows = 5, f.width = 7001, f.data = big[0], f.positions = f.token_ids = where;
+        f.n_rows = f.n_positions = 5, f.width = 7001, f.data = big[0], f.positions = f.token_ids = where;
         glia_buf b = {0};
         glia_act_writer w = {.acts = &acts, .frame = &f};
         int pieces = 1;
@@ -324,6 +437,46 @@ static void large_entries_come_in_pieces_that_join(void **state) {
     }
 }
 
+static bool write_rows(glia_act_rows *rows, glia_buf *b) {
+    glia_act_writer w = {.acts = &acts, .frame = glia_act_rows_frame(rows)};
+    if (!w.frame) return false;
+    while (!glia_act_write(&w, b)) {}
+    return !b->failed;
+}
+
+static void reduced_entries_say_how_and_from_which_rows(void **state) {
+    (void)state;
+    assert_int_equal(
+        parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\",\"reduce\":\"mean\",\"channels\":\"2:\"},"
+              "{\"layer\":5,\"component\":\"z\",\"reduce\":{\"op\":\"topk\",\"k\":3},\"channels\":[9,4,1]}]}"),
+        GLIA_OK);
+    glia_frame f = frame();
+    f.n_rows = 1, f.reduce = GLIA_REDUCE_MEAN;
+    const char *s = entry(&f);
+    assert_non_null(strstr(s, "\"shape\":[1,1,3]"));
+    assert_non_null(strstr(s, "\"channels\":{\"from\":2},\"reduce\":\"mean\",\"n_rows_reduced\":2,\"positions\":[3,4],"
+                              "\"token_ids\":[17,99]"));
+    assert_non_null(strstr(s, "\"data\":[[[0.0,1.0,-2.5]]]}"));
+    static const int32_t indices[] = {9, 4, 1, 4, 1, 9};
+    f = frame();
+    f.hook = 1, f.reduce = GLIA_REDUCE_TOPK, f.indices = indices;
+    s = entry(&f);
+    assert_non_null(strstr(s, "\"channels\":[9,4,1],\"reduce\":\"topk\",\"n_rows_reduced\":2,"));
+    assert_non_null(strstr(s, "\"data\":[[[0.0,1.0,-2.5],[0.1,100.0,1e-7]]],\"indices\":[[[9,4,1],[4,1,9]]]}"));
+    acts.format.encoding = GLIA_ENC_BASE64;
+    assert_non_null(strstr(entry(&f), "\",\"indices\":\"CQAAAAQAAAABAAAABAAAAAEAAAAJAAAA\"}"));
+    acts.format.encoding = GLIA_ENC_LIST;
+    glia_act_rows rows = {0};
+    glia_buf b = {0};
+    glia_act_rows_add(&rows, &f);
+    glia_act_rows_add(&rows, &f);
+    assert_true(write_rows(&rows, &b));
+    assert_non_null(strstr(b.p, "\"n_rows_reduced\":4,\"positions\":[3,4,3,4]"));
+    assert_non_null(strstr(b.p, "\"indices\":[[[9,4,1],[4,1,9],[9,4,1],[4,1,9]]]}"));
+    glia_buf_clear(&b);
+    glia_act_rows_clear(&rows);
+}
+
 static void merged_rows_make_one_entry(void **state) {
     (void)state;
     assert_int_equal(
@@ -331,18 +484,73 @@ static void merged_rows_make_one_entry(void **state) {
         GLIA_OK);
     glia_act_rows rows = {0};
     glia_frame f = frame(), g = frame();
-    g.n_rows = 1, g.phase = GLIA_PHASE_GENERATED, g.positions = positions + 1, g.token_ids = tokens + 1,
+    g.n_rows = g.n_positions = 1, g.phase = GLIA_PHASE_GENERATED, g.positions = positions + 1, g.token_ids = tokens + 1,
     g.data = data + 3;
     glia_act_rows_add(&rows, &f);
     glia_act_rows_add(&rows, &g);
     glia_buf b = {0};
-    assert_true(glia_act_rows_write(&rows, &acts, &b));
+    assert_true(write_rows(&rows, &b));
     assert_non_null(strstr(b.p, "\"shape\":[1,3,3]"));
     assert_non_null(strstr(b.p, "\"phase\":\"all\""));
     assert_non_null(strstr(b.p, "\"positions\":[3,4,4],\"token_ids\":[17,99,99]"));
     assert_non_null(strstr(b.p, "[0.1,100.0,1e-7],[0.1,100.0,1e-7]]]"));
     glia_buf_clear(&b);
     glia_act_rows_clear(&rows);
+}
+
+/* Attention: [rows, heads, columns] in memory, [1, heads, rows, columns] on the wire. */
+static void attention_entries_lie_by_head(void **state) {
+    (void)state;
+    static const float scores[] = {1, -INFINITY, 10, -INFINITY, 2, 3, 20, 30};
+    static const int32_t heads[] = {2, 5}, where[] = {0, 1};
+    static const char hooks[] = "{\"activation_hooks\":[{\"layer\":5,\"component\":\"attn_scores\"}]%s}";
+    char body[200];
+    (void)snprintf(body, sizeof body, hooks, "");
+    assert_int_equal(parse(body), GLIA_OK);
+    glia_frame f = frame();
+    f.point = GLIA_POINT_ATTN_SCORES, f.n_rows = 2, f.n_heads = 2, f.n_cols = 2, f.width = 4, f.heads = heads;
+    f.group = 2, f.positions = f.token_ids = where, f.data = scores;
+    const char *s = entry(&f);
+    assert_non_null(strstr(s, "\"shape\":[1,2,2,2]"));
+    assert_non_null(strstr(s, "\"heads\":[2,5],\"kv_heads\":[1,2]"));
+    assert_non_null(strstr(s, "\"data\":[[[[1.0,null],[2.0,3.0]],[[10.0,null],[20.0,30.0]]]]}"));
+
+    (void)snprintf(body, sizeof body, hooks, ",\"activation_format\":{\"encoding\":\"base64\"}");
+    assert_int_equal(parse(body), GLIA_OK);
+    static const float by_head[] = {1, -INFINITY, 2, 3, 10, -INFINITY, 20, 30};
+    glia_buf b = {0};
+    glia_base64_add(&b, by_head, sizeof by_head);
+    assert_non_null(strstr(entry(&f), b.p));
+    glia_buf_clear(&b);
+}
+
+static void merged_attention_has_the_columns_of_its_last_row(void **state) {
+    (void)state;
+    static const float probs[] = {1, 0.25f, 0.75f}; /* one head: a row of one column, then a row of two */
+    static const int32_t head = 0, where[] = {0, 1};
+    assert_int_equal(parse("{\"activation_hooks\":[{\"layer\":5,\"component\":\"attn_probs\"}],"
+                           "\"activation_format\":{\"merge\":true}}"),
+                     GLIA_OK);
+    for (int fail = 0; fail < 12; fail++) {
+        glia_act_rows rows = {0};
+        glia_buf b = {0};
+        glia_frame f = frame();
+        f.point = GLIA_POINT_ATTN_PROBS, f.heads = &head, f.n_heads = f.group = f.n_rows = f.n_positions = 1;
+        f.positions = f.token_ids = where, f.n_cols = f.width = 1, f.data = probs;
+        glia_fault_arm((size_t)fail);
+        glia_act_rows_add(&rows, &f);
+        f.positions = f.token_ids = where + 1, f.n_cols = f.width = 2, f.data = probs + 1;
+        glia_act_rows_add(&rows, &f);
+        bool ok = write_rows(&rows, &b);
+        assert_true(ok || glia_fault_fired()); /* a buffer that grew at the next append is fine, too */
+        glia_fault_arm(0);
+        if (ok) {
+            assert_non_null(strstr(b.p, "\"shape\":[1,1,2,2]"));
+            assert_non_null(strstr(b.p, "\"data\":[[[[1.0,0.0],[0.25,0.75]]]]}"));
+        }
+        glia_buf_clear(&b);
+        glia_act_rows_clear(&rows);
+    }
 }
 
 static int clear_all(void **state) {
@@ -358,6 +566,8 @@ int main(void) {
         cmocka_unit_test(a_star_gives_a_key_per_layer),
         cmocka_unit_test(both_sides_share_one_key),
         cmocka_unit_test(rows_and_heads_are_taken),
+        cmocka_unit_test(ranges_channels_and_reductions_are_taken),
+        cmocka_unit_test(directions_come_as_lists_or_bytes),
         cmocka_unit_test(bad_hooks_name_their_field),
         cmocka_unit_test(hooks_are_optional_on_plain_routes),
         cmocka_unit_test(long_lists_are_refused),
@@ -367,7 +577,10 @@ int main(void) {
         cmocka_unit_test(base64_holds_the_same_bytes),
         cmocka_unit_test(half_precision_lists_are_rounded),
         cmocka_unit_test(large_entries_come_in_pieces_that_join),
+        cmocka_unit_test(reduced_entries_say_how_and_from_which_rows),
         cmocka_unit_test(merged_rows_make_one_entry),
+        cmocka_unit_test(attention_entries_lie_by_head),
+        cmocka_unit_test(merged_attention_has_the_columns_of_its_last_row),
     };
     return cmocka_run_group_tests(tests, NULL, clear_all);
 }

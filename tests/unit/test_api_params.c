@@ -102,20 +102,18 @@ static void wrong_values_name_their_field(void **state) {
         {"{\"stream\":\"yes\"}", "stream"},
         {"{\"stream_options\":[]}", "stream_options"},
         {"{\"stream_options\":{\"include_usage\":1}}", "stream_options.include_usage"},
-        {"{\"n\":2}", "n"},
+        {"{\"n\":129}", "n"},
         {"{\"n\":0}", "n"},
         {"{\"best_of\":3}", "best_of"},
-        {"{\"tools\":[{}]}", "tools"},
-        {"{\"tools\":{}}", "tools"},
-        {"{\"tool_choice\":\"auto\"}", "tool_choice"},
         {"{\"functions\":[]}", "functions"},
         {"{\"response_format\":\"json\"}", "response_format"},
-        {"{\"response_format\":{\"type\":\"json_schema\"}}", "response_format.type"},
+        {"{\"response_format\":{\"type\":\"json_schema\"}}", "response_format.json_schema"},
         {"{\"response_format\":{}}", "response_format.type"},
         {"{\"suffix\":\"x\"}", "suffix"},
         {"{\"audio\":{}}", "audio"},
         {"{\"modalities\":[\"text\",\"audio\"]}", "modalities"},
-        {"{\"grammar\":\"x\"}", "grammar"},
+        {"{\"grammar\":5}", "grammar"},
+        {"{\"json_schema\":{\"not\":{}}}", "json_schema.not"},
         {"{\"interventions\":[]}", "interventions"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -133,6 +131,9 @@ static void completions_take_counts_where_chats_take_flags(void **state) {
     assert_int_equal(gen.max_tokens, 0);
     assert_int_equal(parse("{\"logprobs\":101}", GLIA_API_COMPLETION), GLIA_EINVAL);
     assert_int_equal(parse("{\"logprobs\":true}", GLIA_API_COMPLETION), GLIA_EINVAL);
+    assert_int_equal(parse("{\"n\":3,\"best_of\":3}", GLIA_API_COMPLETION), GLIA_OK);
+    assert_int_equal(gen.n, 3);
+    assert_int_equal(parse("{\"n\":3,\"best_of\":4}", GLIA_API_COMPLETION), GLIA_EINVAL);
 }
 
 static void any_whole_number_is_a_seed(void **state) {
@@ -168,8 +169,8 @@ static void messages_become_plain_text(void **state) {
                  "\"b\"}]},{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[],\"refusal\":null}]}"),
         GLIA_OK);
     assert_string_equal(out.p,
-                        "[{\"role\":\"system\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\",\"name\":\"bob\","
-                        "\"content\":\"a\\nb\"},{\"role\":\"assistant\",\"content\":\"\"}]");
+                        "[{\"role\":\"system\",\"content\":\"be \\\"kind\\\"\"},{\"role\":\"user\",\"content\":\"a\\nb\",\"name\":"
+                        "\"bob\"},{\"role\":\"assistant\",\"content\":\"\"}]");
 }
 
 static void bad_messages_name_their_field(void **state) {
@@ -191,7 +192,7 @@ static void bad_messages_name_their_field(void **state) {
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages[0].content[0].type"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"text\":\"x\"}]}]}", "messages[0].content[0].type"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]}", "messages[0].content[0].text"},
-        {"{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls"},
+        {"{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{}]}]}", "messages[0].tool_calls[0].function"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         glia_status st = messages(rows[i][0]);

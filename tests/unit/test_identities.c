@@ -23,17 +23,10 @@ static float eps;
 
 static const char *const text = "The quick brown fox jumps over the lazy dog and";
 
-static int hook_index(glia_point p, int il) {
-    int per = 0, before = 0;
-    for (int q = 0; q < GLIA_N_POINTS; q++) {
-        if (q == (int)p) per = before;
-        before += glia_point_has_layer((glia_point)q) ? info.n_layer : 1;
-    }
-    return per + (glia_point_has_layer(p) ? il : 0);
-}
+static int hook_of[GLIA_N_POINTS][64]; /* index of the hook on a point at a layer, -1: this model has none there */
 
 static const float *at(glia_point p, int il, int t) {
-    const rows *g = &res->hook[hook_index(p, il)];
+    const rows *g = &res->hook[hook_of[p][glia_point_has_layer(p) ? il : 0]];
     return g->data + (size_t)t * (size_t)g->width;
 }
 
@@ -49,6 +42,10 @@ static int setup(void **s) {
     if (n_ids > N_TOK) n_ids = N_TOK;
     for (int p = 0; p < GLIA_N_POINTS; p++) {
         for (int il = 0; il < (glia_point_has_layer((glia_point)p) ? info.n_layer : 1); il++) {
+            glia_point_info pi;
+            assert_true(il < 64 && glia_model_point(m, (glia_point)p, il, &pi));
+            hook_of[p][il] = pi.grade < GLIA_GRADE_STRUCTURAL ? -1 : (int)n;
+            if (hook_of[p][il] < 0) continue;
             hooks[n++] = (glia_hook){.point = (glia_point)p, .layer = il, .phases = GLIA_PHASE_ALL};
         }
     }
@@ -249,6 +246,41 @@ static void z_is_attention_over_the_captured_q_k_and_values(void **s) {
     }
 }
 
+/* Computed from the file's weights in float32: no rounding of z to eight bits stands between. */
+static void each_heads_output_is_its_z_times_its_columns_of_the_projection(void **s) {
+    (void)s;
+    int hd = info.n_embd / info.n_head;
+    for (int il = 0; il < info.n_layer; il += 7) {
+        int64_t n_in, n_out;
+        float *w = weight("blk.%d.attn_output.weight", il, &n_in, &n_out);
+        for (int t = 0; t < ROWS; t += 7) {
+            for (int h = 0; h < info.n_head; h++) {
+                float want[4096];
+                for (int64_t o = 0; o < n_out; o++) {
+                    double sum = 0;
+                    for (int i = 0; i < hd; i++)
+                        sum += (double)at(GLIA_POINT_Z, il, t)[h * hd + i] * (double)w[o * n_in + h * hd + i];
+                    want[o] = (float)sum;
+                }
+                check("attn_head_out = W_O z, head by head", il, at(GLIA_POINT_ATTN_HEAD_OUT, il, t) + h * n_out, want,
+                      (size_t)n_out, 1e-5);
+            }
+        }
+        free(w);
+    }
+}
+
+static void lens_in_is_the_final_norm_of_every_layer(void **s) {
+    (void)s;
+    for (int il = 0; il < info.n_layer; il++) {
+        check_norm("lens_in", il, "output_norm.weight", GLIA_POINT_RESID_POST, il, GLIA_POINT_LENS_IN);
+    }
+    for (int t = 0; t < ROWS; t++) {
+        check("lens_in of the last layer = final_norm", info.n_layer - 1, at(GLIA_POINT_LENS_IN, info.n_layer - 1, t),
+              at(GLIA_POINT_FINAL_NORM, 0, t), (size_t)info.n_embd, 1e-6);
+    }
+}
+
 static void rows_of_different_layers_and_tokens_differ(void **s) {
     (void)s; /* no identity can hold by rows that are all alike */
     for (int il = 1; il < info.n_layer; il++) {
@@ -266,6 +298,8 @@ int main(void) {
         cmocka_unit_test(projections_are_the_weights_times_their_inputs),
         cmocka_unit_test(mlp_activation_is_silu_gate_times_up),
         cmocka_unit_test(z_is_attention_over_the_captured_q_k_and_values),
+        cmocka_unit_test(each_heads_output_is_its_z_times_its_columns_of_the_projection),
+        cmocka_unit_test(lens_in_is_the_final_norm_of_every_layer),
         cmocka_unit_test(rows_of_different_layers_and_tokens_differ),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,10 +1,12 @@
 /* Names of points: every spelling, and every way to get it wrong. */
 #include "glia.h"
 #include "tap/names.h"
+#include "tap/names_table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -80,8 +82,42 @@ static void transformer_lens_names_resolve(void **state) {
         {NAME("blocks.5.hook_mlp_out"), Q(MLP_OUT), 5},
         {NAME("blocks.5.mlp.hook_post"), Q(MLP_ACT), 5},
         {NAME("hook_embed"), Q(EMBEDDINGS), -1},
+        {NAME("blocks.5.attn.hook_attn_scores"), Q(ATTN_SCORES), 5},
+        {NAME("blocks.5.attn.hook_pattern"), Q(ATTN_PROBS), 5},
+        {NAME("blocks.5.attn.hook_result"), Q(ATTN_HEAD_OUT), 5},
+        {NAME("blocks.5.attn.hook_rot_q"), Q(Q_ROT), 5},
+        {NAME("blocks.5.mlp.hook_pre"), Q(MLP_PRE), 5},
+        {NAME("blocks.5.mlp.hook_pre_linear"), Q(MLP_LINEAR), 5},
+        {NAME("blocks.5.mlp.hook_expert_indices"), Q(EXPERT_INDICES), 5},
     };
     RESOLVES(rows);
+}
+
+/* model.layers[5].mlp.output, as nnsight spells it. */
+static void brackets_and_sides_of_nnsight_resolve(void **state) {
+    (void)state;
+    static const row rows[] = {
+        {NAME("model.layers[5].mlp.output"), Q(MLP_OUT), 5},
+        {NAME("model.model.layers[5].output[0]"), Q(RESID_POST), 5},
+        {NAME("transformer.h[11].attn.c_proj.output"), Q(ATTN_OUT), 11},
+        {NAME("model.transformer.h[0].output"), Q(RESID_POST), 0},
+        {TEXT("model.layers[5]", "q"), Q(Q), 5},
+        {NAME("model.norm.output"), Q(FINAL_NORM), -1},
+    };
+    RESOLVES(rows);
+    glia_hook_target t;
+    glia_err err = {0};
+    glia_hook_spec in = NAME("model.layers[5].self_attn.o_proj.input");
+    assert_int_equal(glia_names_resolve(&in, N_LAYER, "llama", &t, &err), GLIA_OK);
+    assert_int_equal(t.n_points, 1);
+    assert_int_equal(t.point[0], GLIA_POINT_Z);
+    assert_true(t.is_input[0]);
+    glia_hook_spec all = NAME("model.layers[*].mlp.output");
+    assert_int_equal(glia_names_resolve(&all, N_LAYER, "llama", &t, &err), GLIA_OK);
+    assert_true(t.all_layers);
+    in.input = true; /* said twice */
+    assert_int_equal(glia_names_resolve(&in, N_LAYER, "llama", &t, &err), GLIA_EINVAL);
+    assert_string_equal(err.param, "capture_input");
 }
 
 static void hugging_face_paths_resolve(void **state) {
@@ -186,12 +222,138 @@ static void names_follow_the_architecture(void **state) {
         {NAME("blocks.5.hook_mlp_out"), Q(MLP_OUT_POST), 5},
     };
     resolves_to(sandwich, sizeof sandwich / sizeof *sandwich, "gemma2");
+    /* gated attention: what the output projection reads is z times its gate */
+    static const row gated[] = {{MODULE_IN("model.layers.3.self_attn.o_proj", NULL), Q(Z_GATED), 3}};
+    resolves_to(gated, 1, "qwen3next");
+    /* an MLP without a gate: up_proj comes before the activation function, act is the down projection's input */
+    static const row ungated[] = {{MODULE("model.layers.3.mlp.up_proj", NULL), Q(MLP_PRE), 3},
+                                  {MODULE("transformer.h.3.mlp.act", NULL), Q(MLP_ACT), 3}};
+    resolves_to(ungated, 2, "nemotron");
+    /* TransformerLens takes hook_q before the q norm */
+    static const row normed[] = {{NAME("blocks.3.attn.hook_q"), Q(Q_NORM_IN), 3},
+                                 {NAME("blocks.3.attn.hook_k"), Q(K_NORM_IN), 3},
+                                 {MODULE("model.layers.3.self_attn.q_norm", NULL), Q(Q), 3}};
+    resolves_to(normed, 3, "qwen3");
     glia_hook_target t;
     glia_err err = {0};
     glia_hook_spec norm = MODULE("model.layers.5.input_layernorm", NULL), embed = MODULE("model.embed_tokens", NULL);
     assert_int_equal(glia_names_resolve(&norm, N_LAYER, "olmo2", &t, &err), GLIA_EHOOK);
     assert_int_equal(glia_names_resolve(&embed, N_LAYER, "gemma3", &t, &err), GLIA_EHOOK);
     assert_non_null(strstr(err.message, "unscaled"));
+}
+
+static void q_proj_is_served_where_it_is_exactly_a_point(void **state) {
+    (void)state;
+    static const row before_the_norm[] = {{MODULE("model.layers.5.self_attn.q_proj", NULL), Q(Q_NORM_IN), 5},
+                                          {MODULE("model.layers.5.self_attn.k_proj", NULL), Q(K_NORM_IN), 5},
+                                          {MODULE("model.layers.5.self_attn.v_proj", NULL), Q(VALUE), 5}};
+    resolves_to(before_the_norm, 3, "qwen3");
+    static const row no_norm[] = {{MODULE("model.layers.5.self_attn.q_proj", NULL), Q(Q), 5},
+                                  {MODULE("model.layers.5.self_attn.k_proj", NULL), Q(K), 5}};
+    resolves_to(no_norm, 2, "qwen2");
+    static const row llama[] = {{MODULE("model.layers.5.self_attn.v_proj", NULL), Q(VALUE), 5}};
+    resolves_to(llama, 1, "llama"); /* its q_proj and k_proj have another channel order: refused below */
+}
+
+static void experts_and_mixers_resolve(void **state) {
+    (void)state;
+    static const row rows[] = {
+        {AT(5, "moe"), Q(MOE_OUT), 5},
+        {AT(5, "expert"), Q(EXPERT_OUT), 5},
+        {MODULE("model.layers.5.mlp", "moe"), Q(MOE_OUT), 5},
+        {AT(5, "attention_scores"), Q(ATTN_SCORES), 5},
+        {MODULE("model.layers.5.self_attn", "attention_pattern"), Q(ATTN_PROBS), 5},
+        {MODULE("model.layers.5.mlp.gate", NULL), Q(ROUTER_LOGITS), 5},
+        {MODULE("model.layers.5.block_sparse_moe.gate", NULL), Q(ROUTER_LOGITS), 5},
+        {MODULE("model.layers.5.mlp.experts", NULL), Q(MOE_OUT), 5},
+        {MODULE("model.layers.5.mlp.shared_experts", NULL), Q(SHARED_EXPERT_OUT), 5},
+        {MODULE("backbone.layers.5.mixer", NULL), Q(ATTN_OUT), 5},
+        {MODULE_IN("backbone.layers.5.mixer.out_proj", NULL), Q(SSM_OUT), 5},
+        {MODULE_IN("backbone.layers.5.mixer.in_proj", NULL), Q(ATTN_IN), 5},
+        {MODULE_IN("model.layers.5.linear_attn.out_proj", NULL), Q(SSM_OUT), 5},
+        {MODULE("model.layers.5", "router_logits"), Q(ROUTER_LOGITS), 5},
+        {MODULE("model.layers.5.mlp", "expert_act"), Q(EXPERT_ACT), 5},
+        {MODULE("model.layers.5.self_attn", "ssm_out"), Q(SSM_OUT), 5},
+    };
+    RESOLVES(rows);
+    glia_hook_target t;
+    glia_err err = {0};
+    glia_hook_spec router = MODULE("model.layers.5.mlp.gate", NULL),
+                   shared = MODULE("model.layers.5.mlp.shared_expert", NULL);
+    assert_int_equal(glia_names_resolve(&router, N_LAYER, "deepseek2", &t, &err), GLIA_EHOOK);
+    assert_non_null(strstr(err.message, "router_logits"));
+    assert_int_equal(glia_names_resolve(&shared, N_LAYER, "qwen2moe", &t, &err), GLIA_EHOOK);
+    assert_non_null(strstr(err.message, "shared_expert_out"));
+}
+
+/* What one row says, its names give: in a plain architecture and in every one that a rule knows. */
+static void row_resolves(const glia_name_table *t, const glia_name_row *r, const char *before, const char *arch) {
+    for (size_t i = 0; r->names[i]; i++) {
+        if (t == &glia_names_block && !r->names[i][0]) continue;
+        for (int input = 0; input < 2; input++) {
+            char name[128];
+            (void)snprintf(name, sizeof name, "%s%s", before, r->names[i]);
+            glia_hook_spec s = {.input = input, .output = !input};
+            if (t == &glia_names_components) {
+                s.component = r->names[i];
+                if (r->out.point != GLIA_POINT_EMBEDDINGS) s.has_layer = true, s.layer = 5;
+            } else {
+                s.name = name;
+            }
+            glia_hook_target target;
+            glia_err err = {0};
+            glia_status st = glia_names_resolve(&s, N_LAYER, arch, &target, &err);
+            glia_name_side side = glia_names_side(r, input, arch);
+            if (side.point >= 0
+                    ? st != GLIA_OK || target.point[0] != (glia_point)side.point || target.is_input[0] != input
+                    : st == GLIA_OK)
+                fail_msg("%s \"%s\" of %s: %s", input ? "input of" : "", r->names[i], arch, err.message);
+        }
+    }
+}
+
+static void every_name_of_the_tables_resolves_to_its_row(void **state) {
+    (void)state;
+    const glia_name_table *tables[] = {&glia_names_block, &glia_names_lens, &glia_names_outside,
+                                       &glia_names_components};
+    static const char *const before[] = {"model.layers.5.", "blocks.5.", "", ""};
+    assert_true(glia_names_block.n + glia_names_lens.n < 90); /* room of unknown_in_block */
+    for (size_t t = 0; t < 4; t++) {
+        for (size_t i = 0; i < tables[t]->n; i++) {
+            const glia_name_row *r = &tables[t]->rows[i];
+            assert_null(r->names[GLIA_NAME_SPELLINGS - 1]); /* the list has an end */
+            row_resolves(tables[t], r, before[t], "llama");
+            for (size_t k = 0; k < glia_n_name_rules; k++) {
+                for (size_t a = 0; glia_name_rules[k].archs[a]; a++)
+                    row_resolves(tables[t], r, before[t], glia_name_rules[k].archs[a]);
+            }
+        }
+    }
+    for (size_t k = 0; k < glia_n_name_rules; k++) { /* no rule stands for nothing */
+        bool known = false;
+        for (size_t t = 0; t < 4; t++) known |= glia_names_find(tables[t], glia_name_rules[k].name) != NULL;
+        assert_true(known);
+    }
+}
+
+static void the_page_tells_of_every_point_and_every_name(void **state) {
+    (void)state;
+    glia_buf b = {0};
+    glia_names_page(&b);
+    assert_false(b.failed);
+    for (int p = 0; p < GLIA_N_POINTS; p++) {
+        char row[256];
+        int n = snprintf(row, sizeof row, "| `%s` | %s | ", glia_point_name((glia_point)p),
+                         glia_point_meaning((glia_point)p));
+        const char *at = strstr(b.p, row);
+        if (!at) fail_msg("no row for %s", glia_point_name((glia_point)p));
+        assert_true(at[n] != '|' && at[n] != ' '); /* what one row holds */
+        const char *where = strstr(at + n, " | ");
+        assert_non_null(where);
+        assert_true(where[3] != '|' && where[3] != '\n');
+    }
+    for (size_t i = 0; i < glia_names_lens.n; i++) assert_non_null(strstr(b.p, glia_names_lens.rows[i].names[0]));
+    glia_buf_clear(&b);
 }
 
 /* ------------------------------------------------------------------ refusals */
@@ -231,23 +393,30 @@ static void layers_out_of_range_are_refused(void **state) {
     refuses((glia_hook_spec)TEXT("-99999999999999999999", "mlp"), GLIA_EINVAL, "layer", range);
 }
 
-static void what_is_not_there_yet_is_told(void **state) {
-    (void)state;
-    refuses((glia_hook_spec)AT(5, "attention_pattern"), GLIA_EHOOK, "component", "not available yet");
-    refuses((glia_hook_spec)MODULE("model.layers.5.self_attn", "attention_scores"), GLIA_EHOOK, "component",
-            "not available yet");
-    refuses((glia_hook_spec)AT(5, "expert"), GLIA_EHOOK, "component", "not available yet");
-    refuses((glia_hook_spec)NAME("blocks.5.attn.hook_result"), GLIA_EHOOK, "name", "not available yet");
-    refuses((glia_hook_spec)NAME("blocks.5.attn.hook_pattern"), GLIA_EHOOK, "name", "not available yet");
-    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.act_fn", NULL), GLIA_EHOOK, "layer_name", "not available yet");
-}
-
 static void names_of_other_tensors_are_refused(void **state) {
     (void)state;
     refuses((glia_hook_spec)MODULE("model.layers.5.self_attn.q_proj", NULL), GLIA_EHOOK, "layer_name", "\"q\"");
     refuses((glia_hook_spec)MODULE("transformer.h.5.attn.c_attn", NULL), GLIA_EHOOK, "layer_name", "one by one");
     refuses((glia_hook_spec)NAME("blocks.5.hook_mlp_in"), GLIA_EHOOK, "name", "resid_mid");
     refuses((glia_hook_spec)NAME("blocks.5.ln1.hook_normalized"), GLIA_EHOOK, "name", "attn_in");
+    refuses((glia_hook_spec)NAME("blocks.5.ln2.hook_scale"), GLIA_EHOOK, "name", "resid_mid");
+    refuses((glia_hook_spec)NAME("blocks.5.mlp.hook_expert_weights"), GLIA_EHOOK, "name", "expert_weights");
+    refuses((glia_hook_spec)NAME("hook_pos_embed"), GLIA_EHOOK, "name", "resid_pre");
+    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.act_fn", NULL), GLIA_EHOOK, "layer_name", "mlp_act");
+    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.gate_up_proj", NULL), GLIA_EHOOK, "layer_name", "mlp_linear");
+    refuses((glia_hook_spec)MODULE("model.layers.5.mlp.experts.17.down_proj", NULL), GLIA_EHOOK, "layer_name",
+            "expert_indices");
+    refuses((glia_hook_spec)MODULE_IN("model.layers.5.mlp.gate", NULL), GLIA_EHOOK, "layer_name", "mlp_in");
+    refuses((glia_hook_spec)MODULE("backbone.layers.5.mixer.conv1d", NULL), GLIA_EHOOK, "layer_name", "conv_out");
+}
+
+static void names_of_llama_cpp_nodes_are_refused_with_the_point(void **state) {
+    (void)state;
+    refuses((glia_hook_spec)NAME("l_out-5"), GLIA_EHOOK, "name", "ask for \"resid_post.5\"");
+    refuses((glia_hook_spec)TEXT("kqv_out-12", NULL), GLIA_EHOOK, "layer", "ask for \"z.12\"");
+    refuses((glia_hook_spec)NAME("result_norm"), GLIA_EHOOK, "name", "ask for \"final_norm\"");
+    refuses((glia_hook_spec)NAME("l_outer-5"), GLIA_EINVAL, "name", "unknown name");
+    refuses((glia_hook_spec)NAME("l_out-x"), GLIA_EINVAL, "name", "unknown name");
 }
 
 static void contradictions_are_refused(void **state) {
@@ -322,8 +491,13 @@ int main(void) {
         cmocka_unit_test(names_follow_the_architecture),
         cmocka_unit_test(unknown_names_are_refused_with_the_nearest),
         cmocka_unit_test(layers_out_of_range_are_refused),
-        cmocka_unit_test(what_is_not_there_yet_is_told),
         cmocka_unit_test(names_of_other_tensors_are_refused),
+        cmocka_unit_test(names_of_llama_cpp_nodes_are_refused_with_the_point),
+        cmocka_unit_test(brackets_and_sides_of_nnsight_resolve),
+        cmocka_unit_test(q_proj_is_served_where_it_is_exactly_a_point),
+        cmocka_unit_test(experts_and_mixers_resolve),
+        cmocka_unit_test(every_name_of_the_tables_resolves_to_its_row),
+        cmocka_unit_test(the_page_tells_of_every_point_and_every_name),
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(strange_strings_do_no_harm),
         cmocka_unit_test(nearest_words_come_in_order),

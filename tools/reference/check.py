@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """check.py - verify the goldens against their manifest.  Standard library only.
 
-Owns no data.  Checks: no file is missing, extra or changed; mktiny still produces the models the goldens
-were made from; every tensor has its shape and finite values; sums, softmax rows, raw embeddings and greedy
-ids are consistent.
+Owns no data.  Checks: no file is missing, extra or changed; mktiny still produces the models the goldens were made from;
+every tensor has rows for every token and finite values; sums, softmax rows, experts, raw embeddings and greedy ids are
+consistent; the names are points of Glia.
 
     check.py [DIR]        default: tests/golden; exit status 1 and one line per finding if something is off
 """
 import hashlib
 import json
 import math
+import re
 import struct
 import sys
 from array import array
@@ -20,7 +21,8 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "tools" / "tiny"))
 import mktiny                                                       # noqa: E402
 
-MAX_BYTES = 300_000
+MAX_BYTES, MAX_TOGETHER = 300_000, 6_900_000
+BLACK_BOX = {"attn_probs", "attn_scores"}           # shaped [heads, rows, rows], not [rows, width]
 
 
 def read_safetensors(raw):
@@ -40,72 +42,67 @@ def read_safetensors(raw):
         tensors[name], at = (info["shape"], values), end
     if base + at != len(raw):
         raise ValueError("%d bytes after the last tensor" % (len(raw) - base - at))
+    for name, other in json.loads(meta["same"]).items():
+        tensors[name] = tensors[other]
     return tensors, meta
 
 
-def want_shapes(e):
-    """{tensor: shape} that the manifest entry of a family implies."""
-    rows, q, kv = e["rows"], e["n_head"] * e["head_dim"], e["n_kv"] * e["head_dim"]
-    width = dict.fromkeys(("resid_pre", "attn_in", "attn_out", "attn_out_post", "resid_mid", "mlp_in", "mlp_out",
-                           "mlp_out_post", "resid_post"), e["n_embd"])
-    width.update(q=q, z=q, k=kv, value=kv, mlp_act=e["n_ff"], mlp_pre=e["n_ff"])
-    if e["family"] != "gpt2":
-        width.update(q_rot=q, k_rot=kv, linear=e["n_ff"])
-    shapes = {"embeddings": [rows, e["n_embd"]], "final_norm": [rows, e["n_embd"]], "lm_head": [rows, e["n_vocab"]]}
-    for il in range(e["n_layer"]):
-        shapes.update({"%s.%d" % (p, il): [rows, w] for p, w in width.items()})
-        for p in ("attn_scores", "attn_probs"):
-            shapes["%s.%d" % (p, il)] = [e["n_head"], rows, rows]
-    return shapes
+def point_names():
+    """Points of include/glia.h."""
+    return set(re.findall(r'^    X\([A-Z_]+, "([a-z_]+)", "', (ROOT / "include" / "glia.h").read_text(), re.M))
 
 
 def check_family(golden, e):
     """Yield one line per finding."""
-    family, tensors = e["family"], {}
+    family, rows = e["family"], e["rows"]
     if hashlib.sha256(mktiny.gguf_bytes(family)).hexdigest() != e["gguf_sha256"]:
         yield "mktiny.py no longer makes the model these goldens belong to"
-    for f in e["files"]:
-        try:
-            raw = (golden / f["file"]).read_bytes()
-            if len(raw) != f["bytes"] or hashlib.sha256(raw).hexdigest() != f["sha256"]:
-                yield "%s: not the file of the manifest" % f["file"]
-            if len(raw) > MAX_BYTES:
-                yield "%s: over %d bytes" % (f["file"], MAX_BYTES)
-            part, meta = read_safetensors(raw)
-        except (OSError, ValueError, KeyError, struct.error) as err:
-            yield "%s: %s" % (f["file"], err)
-            return
-        for key in ("prompt_ids", "generated_ids"):
-            if json.loads(meta[key]) != e[key]:
-                yield "%s: %s differ from the manifest" % (f["file"], key)
-        if meta["gguf_sha256"] != e["gguf_sha256"] or len(part) != f["tensors"] or set(part) & set(tensors):
-            yield "%s: metadata or tensor list differs from the manifest" % f["file"]
-        tensors.update(part)
-
-    want = want_shapes(e)
-    if {name: shape for name, (shape, _) in tensors.items()} != want:
-        yield "tensors or shapes differ: %s" % sorted(
-            n for n in set(want) | set(tensors) if n not in tensors or tensors[n][0] != want.get(n))
+    try:
+        raw = (golden / e["file"]).read_bytes()
+        tensors, meta = read_safetensors(raw)
+    except (OSError, ValueError, KeyError, struct.error) as err:
+        yield "%s: %s" % (e["file"], err)
         return
-    get = {name: values for name, (_, values) in tensors.items()}
-    for name, values in get.items():
-        if not all(map(math.isfinite, values)) or not any(values):
+    if len(raw) != e["bytes"] or hashlib.sha256(raw).hexdigest() != e["sha256"]:
+        yield "%s: not the file of the manifest" % e["file"]
+    if len(raw) > MAX_BYTES:
+        yield "%s: over %d bytes" % (e["file"], MAX_BYTES)
+    if any(json.loads(meta[key]) != e[key] for key in ("prompt_ids", "generated_ids")):
+        yield "%s: token ids differ from the manifest" % e["file"]
+    if meta["gguf_sha256"] != e["gguf_sha256"] or len(tensors) != e["tensors"]:
+        yield "metadata or tensor list differs from the manifest"
+    points = point_names()
+    for name, (shape, values) in tensors.items():
+        point = name.split(".")[0]
+        if point not in points:
+            yield "%s: Glia has no such point" % name
+        if shape[-2 if point in BLACK_BOX else 0] != rows:
+            yield "%s: not one row per token" % name
+        # a family may choose expert 0 for every token
+        if not all(map(math.isfinite, values)) or (not any(values) and point != "expert_indices"):
             yield "%s: not finite or all zero" % name
-    if not set(e["tolerance"].get("before_gelu_tensors", ())) <= set(get):
+    if not set(e["tolerance"].get("before_gelu_tensors", ())) <= set(tensors):
         yield "tolerance names unknown tensors"
+    get = {name: values for name, (_, values) in tensors.items()}
 
+    def holds(a, b, c):
+        a, b, c = (get.get(n) for n in (a, b, c))
+        return not (a and b and c) or max(abs(x + y - s) for x, y, s in zip(a, b, c)) <= 1e-5 * max(map(abs, c))
     for il in range(e["n_layer"]):
-        for a, b, c in (("resid_pre", "attn_out_post", "resid_mid"), ("resid_mid", "mlp_out_post", "resid_post")):
-            a, b, c = (get["%s.%d" % (p, il)] for p in (a, b, c))
-            if max(abs(x + y - s) for x, y, s in zip(a, b, c)) > 1e-5 * max(map(abs, c)):
-                yield "layer %d: residual sum does not hold" % il
-        if il and get["resid_pre.%d" % il] != get["resid_post.%d" % (il - 1)]:
+        n = lambda point: "%s.%d" % (point, il)
+        if not holds(n("resid_pre"), n("attn_out_post"), n("resid_mid")) or not holds(n("resid_mid"), n("mlp_out_post"), n("resid_post")):
+            yield "layer %d: residual sum does not hold" % il
+        if not holds(n("moe_out"), n("shared_expert_out"), n("mlp_out")):
+            yield "layer %d: shared expert does not add up" % il
+        if il and get[n("resid_pre")] != get["resid_post.%d" % (il - 1)]:
             yield "resid_pre.%d is not resid_post.%d" % (il, il - 1)
-        probs, n = get["attn_probs.%d" % il], e["rows"]
-        for at in range(0, len(probs), n):
-            row, token = probs[at:at + n], at // n % n
-            if abs(sum(row) - 1) > 1e-5 or any(row[token + 1:]):
-                yield "attn_probs.%d: row %d is no causal softmax" % (il, at // n)
+        probs = get.get(n("attn_probs"), ())
+        for at in range(0, len(probs), rows):
+            row, token = probs[at:at + rows], at // rows % rows
+            if sum(row) > 1 + 1e-5 or any(row[token + 1:]) or (family != "gpt-oss" and abs(sum(row) - 1) > 1e-5):
+                yield "%s: row %d is no causal softmax" % (n("attn_probs"), at // rows)
+    if get["lens_in.%d" % (e["n_layer"] - 1)] != get["final_norm"]:
+        yield "the last lens_in is not final_norm"
 
     ids = e["prompt_ids"] + e["generated_ids"][:-1]
     table = next(values for name, _, values in mktiny.gguf_tensors(family) if name == "token_embd.weight")
@@ -120,15 +117,32 @@ def check_family(golden, e):
             yield "lm_head: row %d does not give the recorded token" % row
 
 
+def check_second(golden, first, e):
+    """Yield one line per finding about a second reference: it must agree with the first."""
+    raw = (golden / e["file"]).read_bytes()
+    if len(raw) != e["bytes"] or hashlib.sha256(raw).hexdigest() != e["sha256"]:
+        yield "%s: not the file of the manifest" % e["file"]
+    if any(first[key] != e[key] for key in ("gguf_sha256", "prompt_ids", "generated_ids")):
+        yield "%s: made of another model or prompt than %s" % (e["file"], first["file"])
+    (mine, _), (theirs, _) = read_safetensors(raw), read_safetensors((golden / first["file"]).read_bytes())
+    if len(mine) != e["tensors"] or not set(mine) <= set(theirs):
+        yield "%s: tensors that the first reference has not" % e["file"]
+    for name in sorted(set(mine) & set(theirs)):
+        a, b = mine[name][1], theirs[name][1]
+        gap = max(abs(x - y) for x, y in zip(a, b)) / max(map(abs, b))
+        if len(a) != len(b) or gap > 1e-5:
+            yield "%s: %s differs from the first reference by %.1e" % (e["file"], name, gap)
+
+
 def main():
     golden = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests" / "golden"
     manifest = json.loads((golden / "MANIFEST.json").read_text())
-    findings = 0
-    listed = {f["file"] for e in manifest["families"] for f in e["files"]}
-    for extra in sorted({p.name for p in golden.glob("*.safetensors")} - listed):
+    findings, together = 0, 0
+    both = manifest["families"] + manifest["second"]
+    for extra in sorted({p.name for p in golden.glob("*.safetensors")} - {e["file"] for e in both}):
         print("FAIL %s: not in the manifest" % extra)
         findings += 1
-    if {e["family"] for e in manifest["families"]} != set(mktiny.FAMILIES):
+    if {e["family"] for e in manifest["families"]} != set(mktiny.families()):
         print("FAIL families of the manifest and of mktiny.py differ")
         findings += 1
     for e in manifest["families"]:
@@ -136,8 +150,18 @@ def main():
         for line in lines:
             print("FAIL %s: %s" % (e["family"], line))
         findings += len(lines)
+        together += e["bytes"]
         if not lines:
-            print("ok   %s: %d tensors, %d rows" % (e["family"], sum(f["tensors"] for f in e["files"]), e["rows"]))
+            print("ok   %s: %d tensors, %d rows" % (e["family"], e["tensors"], e["rows"]))
+    for e in manifest["second"]:
+        lines = list(check_second(golden, next(f for f in manifest["families"] if f["family"] == e["family"]), e))
+        for line in lines:
+            print("FAIL %s" % line)
+        findings += len(lines)
+        together += e["bytes"]
+    if together > MAX_TOGETHER:
+        print("FAIL %d bytes of goldens, at most %d" % (together, MAX_TOGETHER))
+        findings += 1
     return 1 if findings else 0
 
 

@@ -1,50 +1,45 @@
 #!/usr/bin/env python3
 """mktiny.py - tiny random GGUF models, the same bytes on every machine.
 
-Owns the shapes, weights, tokenizer and metadata of the models used by tests and by the reference
-(tools/reference).  Standard library only.  Knows neither torch nor llama.cpp.
+Writes the models used by tests and by the reference (tools/reference) from their recipes.  Owns the weights, the
+tokenizer and the file format.  Standard library only.  Knows neither torch nor llama.cpp.
 
     mktiny.py FAMILY OUT.gguf     write one model (well under 1 MB, about 0.1 s)
     mktiny.py --all DIR           write DIR/<family>.gguf for every family
     mktiny.py --sha256            print the SHA-256 of every model instead of writing it
     mktiny.py --list              names of the families
 
-Weights are a pure function of (family, seed, Hugging Face tensor name, element index).  Element i of a
-tensor in its Hugging Face shape, row-major:
+recipes/<family>.json says what the model is; tools/reference/make_recipes.py measured it on llama.cpp's converter:
+    arch, n_layer, seed, keys     metadata beside the tokenizer's: [key, GGUF type, value]
+    weights    {name: [shape, m, base, flags]}: the parameters as Hugging Face transformers has them
+    tensors    {GGUF name: [ne, fold, parts]}, ne[0] contiguous.  The values are the parts one after the other; a part is
+               [parameter, offsets, [[n, stride] outer to inner]]: for each offset the nest of strides walked from it.
+               fold: "" nothing, "+1" one is added (norms stored as w - 1), "-exp" -exp(x)
+    A '*' in a name stands for every layer.
+
+Weights are a pure function of (family, seed, parameter name, element index).  Element i, row-major:
     key  = FNV-1a-64("family/seed/name")
     h    = splitmix64 finaliser of key + (i/4 + 1) * 0x9E3779B97F4A7C15   (mod 2^64)
     u    = 16 bits of h at bit 16 * (i mod 4)
     x[i] = base + (2u + 1 - 65536) * m * 2^-24       uniform in base +- m/256
-m < 256 is an integer chosen per kind of tensor, base is 1 for norm weights (0 where Hugging Face stores
-w - 1, as gemma does) and 0 otherwise: every value is exact in float32, no libm is involved.
-Rows of the output matrix that are not printable ASCII are divided by 8, so greedy text stays printable.
+m < 256 is an integer: every value is exact in float32, no libm is involved (but for "-exp").
+Flag "damp": rows of tokens that are not printable ASCII are divided by 8, so greedy text stays printable.
 
 Token id b < 256 is byte b.  Then one merge product that text never contains, and control tokens.
 """
 import argparse
 import hashlib
+import json
+import math
 import os
 import struct
 import sys
 from array import array
+from functools import lru_cache
 
-N_VOCAB, N_EMBD, N_LAYER, N_HEAD, N_CTX = 320, 64, 3, 4, 256
+N_VOCAB = 320
 BOS, EOT, IM_START, IM_END, PAD = 257, 258, 259, 260, 261
-
-# Differences between families; every key is read below and by tools/reference/make_goldens.py.
-#   head_dim, n_kv     per-head width, KV heads          n_ff  MLP inner width
-#   swa, swa_pattern   sliding window in tokens; layer il is global iff (il + 1) % swa_pattern == 0
-#   gelu               the MLP uses tanh-GELU (else SiLU)
-FAMILIES = {
-    "llama":  dict(seed=9, head_dim=16, n_kv=2, n_ff=128, eps=1e-5, theta=10000.0, gelu=False),
-    "qwen2":  dict(seed=2, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
-    "qwen3":  dict(seed=12, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=False),
-    "gemma2": dict(seed=98, head_dim=32, n_kv=2, n_ff=128, eps=1e-6, theta=10000.0, gelu=True,
-                   swa=8, swa_pattern=2, attn_softcap=5.0, final_softcap=2.0),
-    "gemma3": dict(seed=37, head_dim=16, n_kv=2, n_ff=128, eps=1e-6, theta=1000000.0, gelu=True,
-                   swa=8, swa_pattern=3, theta_swa=10000.0),
-    "gpt2":   dict(seed=16, head_dim=16, n_kv=4, n_ff=256, eps=1e-5, theta=None, gelu=True),
-}
+RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -53,11 +48,43 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
+# ---------------------------------------------------------------------------------------- recipes
+
+@lru_cache(None)
+def recipe(family):
+    with open(os.path.join(RECIPES, family + ".json")) as f:
+        return json.load(f)
+
+
+def families(wide=False):
+    """Names of the recipes; the wide ones (256 columns, for quantized weights) are not for everyday tests."""
+    names = sorted(f[:-len(".json")] for f in os.listdir(RECIPES) if f.endswith(".json"))
+    return [f for f in names if f.startswith("wide-") == wide]
+
+
+def each_layer(entries, n_layer):
+    """{name: entry} with every '*' written out."""
+    out = {}
+    for name, entry in entries.items():
+        if "*" not in name:
+            out[name] = entry
+            continue
+        text = json.dumps(entry)
+        for il in range(n_layer):
+            out[name.replace("*", str(il))] = json.loads(text.replace("*", str(il)))
+    return out
+
+
+@lru_cache(None)
+def hf_parameters(family):
+    """{parameter: [shape, m, base, flags]} of every stored parameter (a tied output matrix is not stored)."""
+    return each_layer(recipe(family)["weights"], recipe(family)["n_layer"])
+
+
 # ---------------------------------------------------------------------------------------- weights
 
 M64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
-MATRIX_M = {64: 67, 128: 47, 256: 33}   # fan-in -> m: std 1.2 / sqrt(fan-in) of a uniform value
 
 
 def uniform(key, n, m, base=0.0):
@@ -86,135 +113,50 @@ def damp_rows(values, n_cols):
                 values[i] *= 0.125
 
 
-def hf_weight(family, name, shape):
-    """Values of one Hugging Face tensor, row-major in its Hugging Face shape."""
-    key = "%s/%d/%s" % (family, FAMILIES[family]["seed"], name)
-    n = 1
-    for d in shape:
-        n *= d
-    gemma = family.startswith("gemma")
-    if len(shape) == 1:
-        is_norm = "norm" in name or ".ln_" in name
-        return uniform(key, n, 64, 1.0 if is_norm and name.endswith("weight") and not gemma else 0.0)
-    if name.endswith(("embed_tokens.weight", "wte.weight")):
-        tied = gemma or family == "gpt2"    # these rows are the output matrix too: kept small, or the
-        values = uniform(key, n, 24 if gemma else 64 if tied else 255)  # model repeats its last token
-        if tied:
-            damp_rows(values, shape[1])
-        return values
-    if name.endswith("wpe.weight"):
-        return uniform(key, n, 128)
-    if name == "lm_head.weight":
-        values = uniform(key, n, MATRIX_M[shape[1]])
+def hf_weight(family, name, seed=None):
+    """Values of one parameter, row-major in its own shape."""
+    shape, m, base, flags = hf_parameters(family)[name]
+    seed = recipe(family)["seed"] if seed is None else seed
+    values = uniform("%s/%d/%s" % (family, seed, name), math.prod(shape), m, base)
+    if flags == "damp":
         damp_rows(values, shape[1])
-        return values
-    fan_in = shape[0] if family == "gpt2" else shape[1]     # gpt2 stores [in, out]
-    return uniform(key, n, MATRIX_M[fan_in])
+    return values
 
 
 # ---------------------------------------------------------------------------------------- tensors
 
-def hf_shapes(family):
-    """[(Hugging Face name, shape)] of every stored tensor (tied output matrices are not stored)."""
-    f = FAMILIES[family]
-    e, ff, q, kv = N_EMBD, f["n_ff"], N_HEAD * f["head_dim"], f["n_kv"] * f["head_dim"]
-    if family == "gpt2":
-        out = [("transformer.wte.weight", (N_VOCAB, e)), ("transformer.wpe.weight", (N_CTX, e))]
-        for il in range(N_LAYER):
-            p = "transformer.h.%d." % il
-            out += [(p + "ln_1.weight", (e,)), (p + "ln_1.bias", (e,)),
-                    (p + "attn.c_attn.weight", (e, 3 * e)), (p + "attn.c_attn.bias", (3 * e,)),
-                    (p + "attn.c_proj.weight", (e, e)), (p + "attn.c_proj.bias", (e,)),
-                    (p + "ln_2.weight", (e,)), (p + "ln_2.bias", (e,)),
-                    (p + "mlp.c_fc.weight", (e, ff)), (p + "mlp.c_fc.bias", (ff,)),
-                    (p + "mlp.c_proj.weight", (ff, e)), (p + "mlp.c_proj.bias", (e,))]
-        return out + [("transformer.ln_f.weight", (e,)), ("transformer.ln_f.bias", (e,))]
-
-    out = [("model.embed_tokens.weight", (N_VOCAB, e))]
-    for il in range(N_LAYER):
-        p = "model.layers.%d." % il
-        out += [(p + "input_layernorm.weight", (e,))]
-        for proj, width in (("q", q), ("k", kv), ("v", kv)):
-            out.append((p + "self_attn.%s_proj.weight" % proj, (width, e)))
-            if family == "qwen2":
-                out.append((p + "self_attn.%s_proj.bias" % proj, (width,)))
-        if family in ("qwen3", "gemma3"):
-            out += [(p + "self_attn.q_norm.weight", (f["head_dim"],)),
-                    (p + "self_attn.k_norm.weight", (f["head_dim"],))]
-        out += [(p + "self_attn.o_proj.weight", (e, q)),
-                (p + "post_attention_layernorm.weight", (e,))]
-        if family.startswith("gemma"):
-            out += [(p + "pre_feedforward_layernorm.weight", (e,)),
-                    (p + "post_feedforward_layernorm.weight", (e,))]
-        out += [(p + "mlp.gate_proj.weight", (ff, e)), (p + "mlp.up_proj.weight", (ff, e)),
-                (p + "mlp.down_proj.weight", (e, ff))]
-    out.append(("model.norm.weight", (e,)))
-    if not family.startswith("gemma"):
-        out.append(("lm_head.weight", (N_VOCAB, e)))
-    return out
+def walk(values, offset, dims, out):
+    """Append the elements of a nest of strides."""
+    (n, stride), rest = dims[0], dims[1:]
+    if rest:
+        for i in range(n):
+            walk(values, offset + i * stride, rest, out)
+    else:
+        out += values[offset:offset + (n - 1) * stride + 1:stride]
 
 
-GGUF_NAMES = {      # the part of the Hugging Face name after "layers.N." / "h.N." -> after "blk.N."
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "ln_1": "attn_norm", "ln_2": "ffn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
-    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
-}
-GGUF_NAMES_GEMMA = dict(GGUF_NAMES, post_attention_layernorm="post_attention_norm",
-                        pre_feedforward_layernorm="ffn_norm", post_feedforward_layernorm="post_ffw_norm")
-GGUF_NAMES_TOP = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
-}
-
-
-def gguf_name(family, name):
-    stem, suffix = name.rsplit(".", 1)
-    if stem in GGUF_NAMES_TOP:
-        return "%s.%s" % (GGUF_NAMES_TOP[stem], suffix)
-    _, _, il, rest = stem.split(".", 3)
-    names = GGUF_NAMES_GEMMA if family.startswith("gemma") else GGUF_NAMES
-    return "blk.%s.%s.%s" % (il, names[rest], suffix)
-
-
-def transposed(values, n_rows, n_cols):
-    out = array("f")
-    for col in range(n_cols):
-        out += values[col::n_cols]
-    return out
-
-
-def rope_interleaved(values, head_dim, n_cols):
-    """Rows of each head from (first half, second half) to pairs: new row 2j+p = old row p*head_dim/2 + j.
-    llama.cpp rotates neighbouring rows for the llama architecture; q and k activations are in this order."""
-    out, half = array("f"), head_dim // 2
-    for head in range(0, len(values) // n_cols, head_dim):
-        for j in range(half):
-            for row in (head + j, head + half + j):
-                out += values[row * n_cols:(row + 1) * n_cols]
-    return out
+FOLDS = {"": None, "+1": lambda x: x + 1.0, "-exp": lambda x: -math.exp(x)}
 
 
 def gguf_tensors(family):
     """[(GGUF name, ne with ne[0] contiguous, array('f'))]"""
-    out = []
-    for name, shape in hf_shapes(family):
-        values = hf_weight(family, name, shape)
-        if family == "gpt2" and len(shape) == 2 and ".h." in name:
-            values, shape = transposed(values, *shape), shape[::-1]
-        elif family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            values = rope_interleaved(values, FAMILIES[family]["head_dim"], shape[1])
-        elif family.startswith("gemma") and len(shape) == 1:
-            values = array("f", [1.0 + x for x in values])
-        out.append((gguf_name(family, name), shape[::-1], values))
+    r, out = recipe(family), []
+    weights = {name: hf_weight(family, name) for name in hf_parameters(family)}
+    for name, (ne, fold, parts) in each_layer(r["tensors"], r["n_layer"]).items():
+        values = array("f")
+        for source, offsets, dims in parts:
+            for offset in offsets:
+                walk(weights[source], offset, dims or [[1, 1]], values)
+        if fold:
+            values = array("f", map(FOLDS[fold], values))
+        out.append((name, ne, values))
     return out
 
 
 # --------------------------------------------------------------------------------------- metadata
 
 U32, I32, F32, BOOL, STR, ARR = 4, 5, 6, 7, 8, 9      # GGUF value types
+TYPES = {"UINT32": U32, "INT32": I32, "FLOAT32": F32, "BOOL": BOOL, "STRING": STR}
 
 
 def byte_alphabet():
@@ -241,42 +183,14 @@ def tokenizer():
 
 def metadata(family):
     """[(key, GGUF type, value)]; an array's type is (ARR, element type)."""
-    f = FAMILIES[family]
+    r = recipe(family)
     tokens, types, merges = tokenizer()
-    kv = [("general.architecture", STR, family), ("general.type", STR, "model"),
-          ("general.name", STR, "tiny-" + family), ("general.file_type", U32, 0),
+    # llama.cpp looks for certain tokens in every model that is called "phi3"
+    kv = [("general.architecture", STR, r["arch"]), ("general.type", STR, "model"),
+          ("general.name", STR, "tiny-" + family.replace("phi3", "phi-three")), ("general.file_type", U32, 0),
           ("general.quantization_version", U32, 2)]
-
-    def arch(key, vtype, value):
-        kv.append((family + "." + key, vtype, value))
-
-    arch("block_count", U32, N_LAYER)
-    arch("context_length", U32, N_CTX)
-    arch("embedding_length", U32, N_EMBD)
-    arch("feed_forward_length", U32, f["n_ff"])
-    arch("attention.head_count", U32, N_HEAD)
-    if family == "gpt2":
-        arch("attention.layer_norm_epsilon", F32, f["eps"])
-    else:
-        arch("attention.head_count_kv", U32, f["n_kv"])
-        arch("attention.layer_norm_rms_epsilon", F32, f["eps"])
-        if family != "gemma2":
-            arch("rope.freq_base", F32, f["theta"])
-        if family != "qwen2":
-            arch("attention.key_length", U32, f["head_dim"])
-            arch("attention.value_length", U32, f["head_dim"])
-    if family == "llama":
-        arch("vocab_size", U32, N_VOCAB)
-        arch("rope.dimension_count", U32, f["head_dim"])
-    if "swa" in f:
-        arch("attention.sliding_window", U32, f["swa"])
-    if family == "gemma2":
-        arch("attn_logit_softcapping", F32, f["attn_softcap"])
-        arch("final_logit_softcapping", F32, f["final_softcap"])
-    if family == "gemma3":
-        arch("rope.freq_base_swa", F32, f["theta_swa"])
-        # Not written by the converter (the default is 6): without it no layer of three were global.
-        arch("attention.sliding_window_pattern", U32, f["swa_pattern"])
+    for key, kind, value in r["keys"]:
+        kv.append((key, (ARR, TYPES[kind.split()[1]]) if " " in kind else TYPES[kind], value))
 
     return kv + [
         ("tokenizer.ggml.model", STR, "gpt2"), ("tokenizer.ggml.pre", STR, "gpt-2"),
@@ -335,17 +249,17 @@ def main():
     ap.add_argument("--list", action="store_true", help="print the families")
     ap.add_argument("--sha256", action="store_true", help="print the SHA-256 of every model")
     ap.add_argument("--all", metavar="DIR", help="write every family to DIR/<family>.gguf")
-    ap.add_argument("family", nargs="?", choices=sorted(FAMILIES))
+    ap.add_argument("family", nargs="?", choices=families() + families(wide=True))
     ap.add_argument("out", nargs="?", metavar="OUT.gguf")
     args = ap.parse_args()
     if args.list:
-        print("\n".join(FAMILIES))
+        print("\n".join(families()))
     elif args.sha256:
-        for family in FAMILIES:
+        for family in families():
             print("%s  %s" % (hashlib.sha256(gguf_bytes(family)).hexdigest(), family))
     elif args.all:
         os.makedirs(args.all, exist_ok=True)
-        for family in FAMILIES:
+        for family in families():
             write_gguf(family, os.path.join(args.all, family + ".gguf"))
     elif args.family and args.out:
         write_gguf(args.family, args.out)

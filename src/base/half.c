@@ -1,0 +1,59 @@
+/* base/half.c — half-precision formats, bit by bit.  Pure; any thread. */
+#include "base/half.h"
+#include <math.h>
+#include <string.h>
+
+const char *glia_dtype_name(glia_dtype d) {
+    return d == GLIA_F16 ? "float16" : d == GLIA_BF16 ? "bfloat16" : "float32";
+}
+
+uint16_t glia_f16_of(float x) {
+    uint32_t u = glia_float_bits(x), sign = u >> 16 & 0x8000, m = u & 0x7fffffff;
+    if (m > 0x7f800000) return (uint16_t)(sign | 0x7e00);  /* NaN */
+    if (m >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* rounds beyond 65504 */
+    if (m < 0x33000001) return (uint16_t)sign;             /* below half of the smallest */
+    if (m < 0x38800000) {                                  /* subnormal half: units of 2^-24 */
+        return (uint16_t)(sign | (uint32_t)nearbyint((double)glia_float_from(m) * 16777216.0));
+    }
+    uint32_t odd = m >> 13 & 1;
+    return (uint16_t)(sign | (m - 0x38000000 + 0xfff + odd) >> 13);
+}
+
+float glia_f16_to(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, e = h >> 10 & 31, m = h & 0x3ff;
+    if (e == 31) return glia_float_from(sign | 0x7f800000 | m << 13);
+    if (e) return glia_float_from(sign | (e + 112) << 23 | m << 13);
+    float tiny = (float)m / 16777216.0f;
+    return sign ? -tiny : tiny;
+}
+
+uint16_t glia_bf16_of(float x) {
+    uint32_t u = glia_float_bits(x);
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+float glia_bf16_to(uint16_t h) { return glia_float_from((uint32_t)h << 16); }
+
+void glia_pack_le(uint8_t *out, const float *x, size_t n, glia_dtype d) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    if (d == GLIA_F32) {
+        memcpy(out, x, n * sizeof *x);
+        return;
+    }
+#endif
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u = d == GLIA_F32 ? glia_float_bits(x[i]) : d == GLIA_F16 ? glia_f16_of(x[i]) : glia_bf16_of(x[i]);
+        *out++ = (uint8_t)u, *out++ = (uint8_t)(u >> 8);
+        if (d == GLIA_F32) *out++ = (uint8_t)(u >> 16), *out++ = (uint8_t)(u >> 24);
+    }
+}
+
+void glia_unpack_le(float *out, const uint8_t *bytes, size_t n, glia_dtype d) {
+    for (size_t i = 0; i < n; i++, bytes += glia_dtype_bytes(d)) {
+        uint16_t low = (uint16_t)(bytes[0] | bytes[1] << 8);
+        if (d == GLIA_F32)
+            out[i] = glia_float_from((uint32_t)low | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24);
+        else out[i] = d == GLIA_F16 ? glia_f16_to(low) : glia_bf16_to(low);
+    }
+}

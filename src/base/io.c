@@ -1,0 +1,77 @@
+/* base/io.c — see io.h. */
+#include "base/io.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static atomic_long fault_countdown; /* ≤ 0: disarmed */
+static atomic_bool fault_fired;
+
+void glia_fault_arm_io(long n) {
+    atomic_store(&fault_fired, false);
+    atomic_store(&fault_countdown, n);
+}
+
+bool glia_fault_io_fired(void) { return atomic_load(&fault_fired); }
+
+static bool fault_here(void) {
+    if (atomic_load_explicit(&fault_countdown, memory_order_relaxed) <= 0) return false;
+    if (atomic_fetch_sub(&fault_countdown, 1) != 1) return false;
+    atomic_store(&fault_fired, true);
+    errno = ENOSPC;
+    return true;
+}
+
+int glia_io_open(const char *path, int flags, mode_t mode) {
+    if (fault_here()) return -1;
+    int fd;
+    do fd = open(path, flags | O_CLOEXEC, mode);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+bool glia_io_write(int fd, const void *p, size_t n) {
+    if (fault_here()) return false;
+    for (const char *s = p; n;) {
+        ssize_t k = write(fd, s, n);
+        if (k < 0 && errno == EINTR) continue;
+        if (k <= 0) {
+            if (!k) errno = EIO;
+            return false;
+        }
+        s += k, n -= (size_t)k;
+    }
+    return true;
+}
+
+ssize_t glia_io_pread(int fd, void *p, size_t n, off_t off) {
+    if (fault_here()) return -1;
+    size_t got = 0;
+    while (got < n) {
+        ssize_t k = pread(fd, (char *)p + got, n - got, off + (off_t)got);
+        if (k < 0 && errno == EINTR) continue;
+        if (k < 0) return -1;
+        if (!k) break;
+        got += (size_t)k;
+    }
+    return (ssize_t)got;
+}
+
+bool glia_io_sync(int fd) {
+    if (fault_here()) return false;
+    int rc;
+    do rc = fsync(fd);
+    while (rc && errno == EINTR);
+    return !rc;
+}
+
+bool glia_io_rename(const char *from, const char *to) { return !fault_here() && !rename(from, to); }
+
+void *glia_io_map(int fd, size_t n) {
+    if (fault_here()) return NULL;
+    void *p = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
+    return p == MAP_FAILED ? NULL : p;
+}

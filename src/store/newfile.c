@@ -1,0 +1,151 @@
+/* store/newfile.c — see newfile.h. */
+#include "store/newfile.h"
+#include "base/err.h"
+#include "base/io.h"
+#include "base/mem.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct glia_newfile {
+    char *path, *part, *folder;
+    int fd;
+    bool made, committed;
+    uint64_t bytes;
+    glia_sha256 *hash;
+};
+
+static glia_status io_failed(glia_err *err, const char *what, const char *path) {
+    int e = errno;
+    return glia_fail(err, GLIA_EIO, "cannot %s %s: %s", what, path, strerror(e));
+}
+
+/* "a/b.json" → "a" and "a/.b.json.part" */
+static bool name_parts(glia_newfile *f, const char *path) {
+    const char *slash = strrchr(path, '/');
+    size_t n_folder = slash ? (size_t)(slash - path) : 0, n = strlen(path) + sizeof "..part";
+    f->path = glia_strdup(path);
+    f->folder = slash ? glia_strndup(n_folder ? path : "/", n_folder ? n_folder : 1) : glia_strdup(".");
+    f->part = glia_malloc(n);
+    if (!f->path || !f->folder || !f->part) return false;
+    (void)snprintf(f->part, n, "%.*s.%s.part", slash ? (int)n_folder + 1 : 0, path, slash ? slash + 1 : path);
+    return true;
+}
+
+glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *err) {
+    glia_status st = GLIA_OK;
+    *out = NULL;
+    glia_newfile *f = glia_calloc(1, sizeof *f);
+    if (!f) return glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
+    f->fd = -1;
+    if (!name_parts(f, path) || !(f->hash = glia_sha256_new())) {
+        st = glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
+    } else if ((f->fd = glia_io_open(f->part, O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
+        st = io_failed(err, "create", f->part);
+    } else {
+        f->made = true;
+        *out = f, f = NULL;
+    }
+    glia_newfile_free(f);
+    return st;
+}
+
+glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err) {
+    if (!n) return GLIA_OK;
+    if (!glia_io_write(f->fd, p, n)) return io_failed(err, "write", f->part);
+    if (!glia_sha256_add(f->hash, p, n)) return glia_fail(err, GLIA_EINTERNAL, "cannot hash %s", f->part);
+    f->bytes += n;
+    return GLIA_OK;
+}
+
+uint64_t glia_newfile_bytes(const glia_newfile *f) { return f->bytes; }
+
+static bool sync_folder(const char *folder) {
+    int fd = glia_io_open(folder, O_RDONLY | O_DIRECTORY, 0);
+    bool ok = fd >= 0 && glia_io_sync(fd);
+    int e = errno;
+    if (fd >= 0) (void)close(fd);
+    errno = e;
+    return ok;
+}
+
+glia_status glia_newfile_commit(glia_newfile *f, char sha256[GLIA_SHA256_HEX], glia_err *err) {
+    if (sha256 && !glia_sha256_hex(f->hash, sha256)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
+    if (!glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
+    int fd = f->fd;
+    f->fd = -1;
+    if (close(fd)) return io_failed(err, "close", f->part);
+    if (!glia_io_rename(f->part, f->path)) return io_failed(err, "make", f->path);
+    f->committed = true;
+    if (!sync_folder(f->folder)) return io_failed(err, "write the folder", f->folder);
+    return GLIA_OK;
+}
+
+void glia_newfile_free(glia_newfile *f) {
+    if (!f) return;
+    if (f->fd >= 0) (void)close(f->fd);
+    if (f->made && !f->committed) (void)unlink(f->part);
+    glia_sha256_free(f->hash);
+    glia_free(f->path);
+    glia_free(f->part);
+    glia_free(f->folder);
+    glia_free(f);
+}
+
+glia_status glia_newfile_put(const char *path, const void *p, size_t n, char sha256[GLIA_SHA256_HEX], glia_err *err) {
+    glia_newfile *f;
+    glia_status st = glia_newfile_open(&f, path, err);
+    if (!st) st = glia_newfile_write(f, p, n, err);
+    if (!st) st = glia_newfile_commit(f, sha256, err);
+    glia_newfile_free(f);
+    return st;
+}
+
+glia_status glia_file_sha256(const char *path, char out[GLIA_SHA256_HEX], bool (*stop)(void *ud), void *ud,
+                             glia_err *err) {
+    enum { PIECE = 1 << 20 };
+    glia_status st = GLIA_OK;
+    unsigned char *piece = glia_malloc(PIECE);
+    glia_sha256 *hash = glia_sha256_new();
+    int fd = -1;
+    if (!piece || !hash) {
+        st = glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
+    } else if ((fd = glia_io_open(path, O_RDONLY, 0)) < 0) {
+        st = io_failed(err, "open", path);
+    }
+    for (off_t at = 0; !st;) {
+        ssize_t n = glia_io_pread(fd, piece, PIECE, at);
+        if (n < 0) st = io_failed(err, "read", path);
+        else if (stop && stop(ud)) st = glia_fail(err, GLIA_ECANCELLED, "stopped");
+        else if (!n) break;
+        else if (!glia_sha256_add(hash, piece, (size_t)n)) st = glia_fail(err, GLIA_EINTERNAL, "cannot hash %s", path);
+        else at += n;
+    }
+    if (!st && !glia_sha256_hex(hash, out)) st = glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
+    if (fd >= 0) (void)close(fd);
+    glia_sha256_free(hash);
+    glia_free(piece);
+    return st;
+}
+
+glia_status glia_file_slurp(const char *path, size_t max, char **out, size_t *n, glia_err *err) {
+    struct stat s;
+    glia_status st = GLIA_OK;
+    char *p = NULL;
+    ssize_t got = 0;
+    *out = NULL, *n = 0;
+    int fd = glia_io_open(path, O_RDONLY, 0);
+    if (fd < 0 && errno == ENOENT) return glia_fail(err, GLIA_ENOTFOUND, "there is no %s", path);
+    if (fd < 0 || fstat(fd, &s)) st = io_failed(err, "open", path);
+    else if (!S_ISREG(s.st_mode)) st = glia_fail(err, GLIA_EIO, "%s is not a file", path);
+    else if ((uint64_t)s.st_size > max) st = glia_fail(err, GLIA_ETOOLARGE, "%s is larger than %zu bytes", path, max);
+    else if (!(p = glia_malloc((size_t)s.st_size + 1))) st = glia_fail(err, GLIA_ENOMEM, "out of memory for %s", path);
+    else if ((got = glia_io_pread(fd, p, (size_t)s.st_size, 0)) < 0) st = io_failed(err, "read", path);
+    if (!st) p[got] = 0, *out = p, *n = (size_t)got, p = NULL;
+    if (fd >= 0) (void)close(fd);
+    glia_free(p);
+    return st;
+}

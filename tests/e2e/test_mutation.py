@@ -1,0 +1,141 @@
+"""Does the soak find rows that are off by one?  Each mutant is a copy of one source file with a small, deliberate fault;
+it is compiled as the build compiles the file, linked in front of the library, and the soak must fail with it.
+
+Nothing of this is in the product: a mutant is made by replacing text that must occur exactly once (or as often as
+said); when the code has moved on, the test says so.  MUTANTS=name,… runs only these."""
+import json
+import os
+import re
+import shlex
+import subprocess
+import tempfile
+import unittest
+
+SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
+BUILD = os.getcwd()
+TARGET = "tests/test_unit_soak"
+REQUESTS = "150"
+
+# name: {file: [(text, replacement, occurrences)]}
+MUTANTS = {
+    "the row above": {"src/tap/tap.c": [
+        ("int32_t xr = outputs ? t->out_row[row] : row;",
+         "int32_t xr = outputs ? t->out_row[row] : row; xr -= xr > (int32_t)x0;", 1)]},
+    "rows in reverse order": {"src/tap/tap.c": [
+        ("int32_t xr = outputs ? t->out_row[row] : row;",
+         "int32_t xr = outputs ? t->out_row[row] : row; xr = (int32_t)(x0 + x1) - xr;", 1)]},
+    "output rows counted from one": {"src/tap/tap.c": [
+        ("t->out_row[i] = rows[i].output ? o++ : -1;", "t->out_row[i] = rows[i].output ? ++o % t->n_outputs : -1;", 1),
+        ("same &= v[i] == row++;", "row++;", 1)]},
+    "head stride one short": {"src/tap/tap.c": [
+        ("src + (size_t)w->heads[k] * stride, hd", "src + (size_t)w->heads[k] * (stride - sizeof(float)), hd", 1)]},
+    "the row of the slot before": {"src/engine/worker.c": [
+        (".row0 = s->row0,", ".row0 = s->row0 - (s->row0 > 0),", 1)]},
+    "mask of the chunk one row late": {"src/engine/worker.c": [
+        ("s->masks[h] ? s->masks[h] + s->n_past : NULL", "s->masks[h] ? s->masks[h] + s->n_past - (s->n_past > 0) : NULL", 1)]},
+    "rows of a later chunk over the first": {"src/engine/worker.c": [
+        ("size_t at = (size_t)have * (size_t)one.out_width;", "size_t at = (size_t)(have - (have > 0)) * (size_t)one.out_width;", 1)]},
+    "positions one too high": {"src/engine/worker.c": [
+        ("frame_positions(f)[have + n] = w->rows[s->row0 + i].pos;", "frame_positions(f)[have + n] = w->rows[s->row0 + i].pos + 1;", 1)]},
+    "token of the first row": {"src/engine/worker.c": [
+        ("frame_tokens(f)[have + n] = w->rows[s->row0 + i].token;", "frame_tokens(f)[have + n] = w->rows[s->row0].token;", 1)]},
+    "a wanted row from the cache": {"src/engine/worker.c": [
+        ("if (n > r->first_wanted) n = r->first_wanted;", "if (n > r->first_wanted) n = r->first_wanted + 1;", 1)]},
+    "slots planned in reverse order, nothing proven": {
+        "src/engine/worker.c": [
+            ("        else add_prefill(w, s, n);\n    }\n",
+             """        else add_prefill(w, s, n);
+    }
+    for (int32_t a = 0, b = w->batch.n_tokens - 1; n == 1 && a < b; a++, b--) {
+        glia_tap_row t = w->rows[a];
+        w->rows[a] = w->rows[b], w->rows[b] = t;
+    }
+    for (int32_t i = first; n == 1 && i <= last; i++) w->slots[i].row0 = w->batch.n_tokens - 1 - w->slots[i].row0;
+""", 1)],
+        "src/tap/tap.c": [("if (same) t->proven", "if (same || t) t->proven", 4)]},
+    "statistics counted twice": {"src/engine/collect.c": [
+        ("        glia_sums_merge(c->hook[h].total[generated ? GENERATED : PROMPT], c->hook[h].pass);\n",
+         "        glia_sums_merge(c->hook[h].total[generated ? GENERATED : PROMPT], c->hook[h].pass);\n" * 2, 1)]},
+    "statistics of the row before": {"src/tap/tap.c": [
+        ("    reduce_row(w, row);\n}",
+         "    reduce_row(w, row - (w->sums && w->n_copied && row != t->row ? x->nb[pl->row_axis] / sizeof(float) : 0));\n}",
+         1)]},
+    "attention of the first heads instead of the chosen": {"src/tap/attention.c": [
+        ("{ return w->heads ? w->heads[k] : k; }", "{ return w ? k : 0; }", 1)]},
+}
+
+
+def commands():
+    with open(os.path.join(BUILD, "compile_commands.json")) as f:
+        return {os.path.relpath(os.path.realpath(c["file"]), os.path.realpath(SOURCE)): c["command"] for c in json.load(f)}
+
+
+def link_command():
+    if os.path.exists(os.path.join(BUILD, "build.ninja")):
+        lines = subprocess.run(["ninja", "-t", "commands", TARGET], capture_output=True, text=True, check=True).stdout
+        return re.search(r"^: && (.*) && :$", lines.splitlines()[-1]).group(1)
+    with open(os.path.join(BUILD, "CMakeFiles", os.path.basename(TARGET) + ".dir", "link.txt")) as f:
+        return f.read().strip()
+
+
+def mutate(path, changes):
+    with open(os.path.join(SOURCE, path)) as f:
+        text = f.read()
+    for old, new, n in changes:
+        if text.count(old) != n:
+            raise AssertionError("%s: %r occurs %d times, not %d: the mutant no longer fits the code"
+                                 % (path, old, text.count(old), n))
+        text = text.replace(old, new)
+    return text
+
+
+class Mutation(unittest.TestCase):
+    def build(self, folder, mutant):
+        objects = []
+        for path, changes in mutant.items():
+            copy = os.path.join(folder, os.path.basename(path))
+            with open(copy, "w") as f:
+                f.write(mutate(path, changes))
+            words = shlex.split(self.commands[path])
+            words[words.index("-c") + 1] = copy
+            words[words.index("-o") + 1] = objects_path = copy + ".o"
+            here = os.path.dirname(os.path.join(SOURCE, path))
+            words[1:1] = [] if "ccache" not in words[0] else [words.pop(1)]
+            words += ["-iquote", here, "-w", "-g0"]
+            p = subprocess.run(words, cwd=BUILD, capture_output=True, text=True)
+            self.assertEqual(p.returncode, 0, "%s does not compile:\n%s" % (path, p.stderr))
+            objects.append(objects_path)
+        program = os.path.join(folder, "soak")
+        words = shlex.split(self.link)
+        at = words.index("-o")
+        words[at + 1] = program
+        words[at:at] = objects + ["-Wl,-s"]
+        p = subprocess.run(words, cwd=BUILD, capture_output=True, text=True)
+        self.assertEqual(p.returncode, 0, p.stderr)
+        return program
+
+    def soak(self, program):
+        env = dict(os.environ, SOAK_REQUESTS=REQUESTS, SOAK_FAMILIES="llama", MALLOC_PERTURB_="85")
+        try:
+            p = subprocess.run([program], capture_output=True, text=True, timeout=120, env=env)
+        except subprocess.TimeoutExpired:
+            return None, "it hangs"
+        return p.returncode, (re.search(r"ERROR: (.*)", p.stdout + p.stderr) or [0, p.stdout + p.stderr])[1]
+
+    def test_every_mutant_is_found(self):
+        self.commands, self.link = commands(), link_command()
+        only = os.environ.get("MUTANTS")
+        with tempfile.TemporaryDirectory(prefix="glia-mutants-") as folder:
+            status, said = self.soak(os.path.join(BUILD, TARGET))
+            self.assertEqual(status, 0, "the soak fails without a mutant: " + said)
+            for name, mutant in MUTANTS.items():
+                if only and name not in only.split(","):
+                    continue
+                with self.subTest(name):
+                    status, said = self.soak(self.build(folder, mutant))
+                    print("%s: %s" % (name, said.strip()))
+                    self.assertEqual(status, 1, "%s is not found (status %s)" % (name, status))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,252 @@
+/* Files that exist whole or not at all; the safetensors format, written and read. */
+#include "base/half.h"
+#include "base/io.h"
+#include "base/mem.h"
+#include "store/newfile.h"
+#include "store/safetensors.h"
+#include "support.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char dir[64];
+
+static int make_dir(void **s) {
+    (void)s;
+    strcpy(dir, "/tmp/glia-store-XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **s) {
+    (void)s;
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    return system(command);
+}
+
+static const char *in_dir(const char *name) {
+    static char path[4][128];
+    static int i;
+    i = (i + 1) % 4;
+    snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
+    return path[i];
+}
+
+static bool exists(const char *path) { return access(path, F_OK) == 0; }
+
+/* ------------------------------------------------------------------ new files */
+
+static void a_committed_file_is_whole_and_hashed(void **s) {
+    (void)s;
+    char hex[GLIA_SHA256_HEX], again[GLIA_SHA256_HEX], *text;
+    size_t n;
+    glia_err err;
+    assert_int_equal(glia_newfile_put(in_dir("abc"), "abc", 3, hex, &err), GLIA_OK);
+    /* FIPS 180-2, appendix B.1 */
+    assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_int_equal(glia_file_sha256(in_dir("abc"), again, NULL, NULL, &err), GLIA_OK);
+    assert_string_equal(again, hex);
+    assert_int_equal(glia_file_slurp(in_dir("abc"), 3, &text, &n, &err), GLIA_OK);
+    assert_string_equal(text, "abc");
+    glia_free(text);
+    assert_int_equal(glia_file_slurp(in_dir("abc"), 2, &text, &n, &err), GLIA_ETOOLARGE);
+    assert_int_equal(glia_file_slurp(in_dir("none"), 2, &text, &n, &err), GLIA_ENOTFOUND);
+    assert_false(exists(in_dir(".abc.part")));
+}
+
+static void without_commit_nothing_changes(void **s) {
+    (void)s;
+    glia_newfile *f;
+    glia_err err;
+    char *text;
+    size_t n;
+    assert_int_equal(glia_newfile_put(in_dir("keep"), "old", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_newfile_open(&f, in_dir("keep"), &err), GLIA_OK);
+    assert_int_equal(glia_newfile_write(f, "new content", 11, &err), GLIA_OK);
+    glia_newfile_free(f);
+    assert_int_equal(glia_file_slurp(in_dir("keep"), 99, &text, &n, &err), GLIA_OK);
+    assert_string_equal(text, "old");
+    glia_free(text);
+    assert_false(exists(in_dir(".keep.part")));
+}
+
+static void every_failing_io_call_leaves_old_or_new(void **s) {
+    (void)s;
+    int failures = 0;
+    for (long k = 1;; k++) {
+        glia_err err = {0};
+        char *text, hex[GLIA_SHA256_HEX];
+        size_t n;
+        assert_int_equal(glia_newfile_put(in_dir("f"), "old", 3, NULL, NULL), GLIA_OK);
+        glia_fault_arm_io(k);
+        glia_status st = glia_newfile_put(in_dir("f"), "newer", 5, hex, &err);
+        bool fired = glia_fault_io_fired();
+        glia_fault_arm_io(0);
+        if (!fired) {
+            assert_int_equal(st, GLIA_OK);
+            break;
+        }
+        failures++;
+        assert_int_equal(st, GLIA_EIO);
+        assert_non_null(strstr(err.message, "No space left"));
+        assert_int_equal(glia_file_slurp(in_dir("f"), 99, &text, &n, NULL), GLIA_OK);
+        assert_true(!strcmp(text, "old") || !strcmp(text, "newer"));
+        glia_free(text);
+        assert_false(exists(in_dir(".f.part")));
+    }
+    assert_true(failures >= 5); /* create, write, fsync, rename, folder */
+}
+
+static void folders_and_missing_folders_are_named(void **s) {
+    (void)s;
+    glia_newfile *f;
+    glia_err err;
+    assert_int_equal(glia_newfile_open(&f, in_dir("no/such/file"), &err), GLIA_EIO);
+    assert_null(f);
+    assert_non_null(strstr(err.message, "no/such"));
+    char *text;
+    size_t n;
+    assert_int_equal(glia_file_slurp(dir, 99, &text, &n, &err), GLIA_EIO);
+}
+
+/* ------------------------------------------------------------------ safetensors */
+
+static const float numbers[6] = {1, -2, 3.5f, 0, 1e-3f, 7};
+
+static glia_buf sample(void) {
+    static const char *const meta[][2] = {{"model", "tiny"}, {"note", "a \"quoted\" w\xc3\xb6rd"}};
+    glia_st_tensor t[] = {{.name = "resid_post.0", .dtype = GLIA_ST_F32, .n_dims = 2, .shape = {2, 3}},
+                          {.name = "none", .dtype = GLIA_ST_F16, .n_dims = 2, .shape = {0, 3}},
+                          {.name = "token_id", .dtype = GLIA_ST_I32, .n_dims = 1, .shape = {2}}};
+    int32_t ids[2] = {5, 9};
+    uint64_t n_data;
+    glia_buf b = {0};
+    assert_int_equal(glia_st_header(&b, t, 3, meta, 2, &n_data, NULL), GLIA_OK);
+    assert_int_equal(n_data, 32);
+    assert_int_equal(b.n % 8, 0);
+    glia_buf_add(&b, numbers, sizeof numbers);
+    glia_buf_add(&b, ids, sizeof ids);
+    return b;
+}
+
+static void what_is_written_is_read(void **s) {
+    (void)s;
+    glia_buf b = sample();
+    glia_st *st;
+    glia_err err;
+    assert_int_equal(glia_newfile_put(in_dir("x.safetensors"), b.p, b.n, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_st_open(&st, in_dir("x.safetensors"), &err), GLIA_OK);
+    assert_int_equal(glia_st_count(st), 3);
+    const glia_st_tensor *t = glia_st_find(st, "resid_post.0");
+    assert_non_null(t);
+    assert_int_equal(t->dtype, GLIA_ST_F32);
+    assert_int_equal(t->n_dims, 2);
+    assert_true(t->shape[0] == 2 && t->shape[1] == 3);
+    assert_memory_equal(glia_st_data(st, t), numbers, sizeof numbers);
+    assert_null(glia_st_find(st, "resid_post"));
+    assert_string_equal(glia_st_meta(st, "note"), "a \"quoted\" w\xc3\xb6rd");
+    assert_null(glia_st_meta(st, "nothing"));
+    glia_st_close(st);
+    glia_buf_clear(&b);
+}
+
+static void every_cut_file_is_refused(void **s) {
+    (void)s;
+    glia_buf b = sample();
+    for (size_t n = 0; n < b.n; n++) {
+        char *copy = malloc(n ? n : 1); /* of its own length, so that reading over its end is seen */
+        glia_st *st;
+        glia_err err;
+        memcpy(copy, b.p, n);
+        assert_int_equal(glia_st_parse(&st, copy, n, &err), GLIA_EINVAL);
+        assert_null(st);
+        assert_non_null(strstr(err.message, "safetensors"));
+        free(copy);
+    }
+    glia_buf_clear(&b);
+}
+
+static void lying_headers_are_refused(void **s) {
+    (void)s;
+    static const char *const headers[] = {
+        "[]",
+        "{\"a\":1}",
+        "{\"a\":{\"dtype\":\"F31\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[1,9]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_"
+        "offsets\":[4,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_"
+        "offsets\":[4,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296,2],\"data_offsets\":[0,8]}}",
+        "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,8]}}",
+        "{\"__metadata__\":{\"x\":1},\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{\"__metadata__\":[],\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{\"a\\u0000b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+        "{",
+        "",
+    };
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
+        glia_buf b = {0};
+        uint64_t n = strlen(headers[i]);
+        glia_st *st;
+        glia_buf_add(&b, &n, 8);
+        glia_buf_adds(&b, headers[i]);
+        glia_buf_add(&b, "12345678", 8);
+        if (glia_st_parse(&st, b.p, b.n, NULL) != GLIA_EINVAL) fail_msg("taken: %s", headers[i]);
+        glia_buf_clear(&b);
+    }
+}
+
+static void failing_allocations_are_errors(void **s) {
+    (void)s;
+    glia_buf b = sample();
+    for (size_t k = 1;; k++) {
+        glia_st *st;
+        glia_fault_arm(k);
+        glia_status rc = glia_st_parse(&st, b.p, b.n, NULL);
+        int fired = glia_fault_fired();
+        glia_fault_arm(0);
+        if (!fired) {
+            assert_int_equal(rc, GLIA_OK);
+            glia_st_close(st);
+            break;
+        }
+        assert_int_equal(rc, GLIA_ENOMEM);
+        assert_null(st);
+    }
+    glia_buf_clear(&b);
+}
+
+static void floats_pack_as_little_endian(void **s) {
+    (void)s;
+    uint8_t out[12];
+    const float x[2] = {1.0f, -2.0f};
+    glia_pack_le(out, x, 2, GLIA_F32);
+    assert_memory_equal(out, "\x00\x00\x80\x3f\x00\x00\x00\xc0", 8);
+    glia_pack_le(out, x, 2, GLIA_F16);
+    assert_memory_equal(out, "\x00\x3c\x00\xc0", 4);
+    glia_pack_le(out, x, 2, GLIA_BF16);
+    assert_memory_equal(out, "\x80\x3f\x00\xc0", 4);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_committed_file_is_whole_and_hashed),
+        cmocka_unit_test(without_commit_nothing_changes),
+        cmocka_unit_test(every_failing_io_call_leaves_old_or_new),
+        cmocka_unit_test(folders_and_missing_folders_are_named),
+        cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(every_cut_file_is_refused),
+        cmocka_unit_test(lying_headers_are_refused),
+        cmocka_unit_test(failing_allocations_are_errors),
+        cmocka_unit_test(floats_pack_as_little_endian),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
