@@ -34,6 +34,8 @@ packages=(
     "libcrypto|libssl-dev|openssl@3"
     "zlib|zlib1g-dev|zlib"
     "libzstd|libzstd-dev|zstd"
+    "sqlite3|libsqlite3-dev|sqlite"
+    "wslay|libwslay-dev|wslay"
     "cmocka|libcmocka-dev|cmocka"
 )
 # newer compilers are cached when there is one; not needed
@@ -89,8 +91,9 @@ list_missing() { # other systems: look for the tools themselves, name what is mi
     for p in "${packages[@]}"; do
         what=${p%%|*}
         case "$what" in
-            libmicrohttpd|libcrypto|zlib|libzstd|cmocka) pkg-config --exists "$what" 2>/dev/null && continue ;;
+            libmicrohttpd|libcrypto|zlib|libzstd|sqlite3|cmocka) pkg-config --exists "$what" 2>/dev/null && continue ;;
             pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
+            wslay) pkg-config --exists libwslay 2>/dev/null && continue ;;
             libclang_rt|ca-certificates) continue ;;
             *) command -v "$what" >/dev/null 2>&1 && continue ;;
         esac
