@@ -376,8 +376,8 @@ static void run_family(const struct family *f, int n_requests, uint64_t seed) {
     assert_true(k.unknown * 20 <= k.rows); /* a near tie may be drawn otherwise: rarely */
     if (n_requests < 100) return;
     assert_true(k.rows > n_requests && k.statistics > n_requests / 10);
-    assert_true(k.cancelled > n_requests / 50);
-    assert_true(n_requests < 500 || k.cached > n_requests / 100);
+    if (n_requests < 500) return; /* how many a small run cancels in time and finds cached hangs on the machine's speed */
+    assert_true(k.cancelled > n_requests / 50 && k.cached > n_requests / 100);
 }
 
 static void no_row_is_wrong_and_no_label(void **s) {
