@@ -69,10 +69,11 @@ def count(case):
         # ctest says so for exit status 77, but also for a program that could not be started
         because = " ".join((e.get("message") or "") for e in case.iter("skipped"))
         return (0, 0, 1) if status == "disabled" or "SKIP" in because.upper() or SKIP.search(text) else (0, 1, 0)
-    if "[==========]" in text:
-        p, f, s = count_cmocka(text)
-    elif re.search(r"^Ran \d+ tests? in", text, re.M):
+    # unittest first: a test in Python may print what a cmocka program said, never the other way round
+    if re.search(r"^Ran \d+ tests? in", text, re.M):
         p, f, s = count_unittest(text)
+    elif "[==========]" in text:
+        p, f, s = count_cmocka(text)
     elif status == "fail":
         p, f, s = 0, 1, 0
     else:
