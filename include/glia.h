@@ -206,6 +206,19 @@ void glia_model_get_info(const glia_model *m, glia_model_info *out);
 
 void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out);
 
+/* What the model's engine has done since it was loaded, and does now.  Each number is whole, but they are not read at
+ * one moment. */
+typedef struct glia_activity {
+    uint64_t requests;          /* that got a slot */
+    uint64_t finished;          /* of these, answered to the end (not cancelled, not failed) */
+    uint64_t passes;            /* calls of llama_decode that ran */
+    uint64_t prompt_tokens;     /* computed; what a cached prefix saved is not among them */
+    uint64_t cached_tokens;     /* of prompts, found in the KV cache */
+    uint64_t generated_tokens;  /* drawn */
+    int32_t n_busy, n_waiting;  /* slots with a request; requests in the queue */
+} glia_activity;
+void glia_model_activity(const glia_model *m, glia_activity *out);
+
 /* What is known of one point at one layer (layer is ignored for points without one).  False: layer out of range. */
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out);
 

@@ -17,6 +17,8 @@ void glia_on_tokenize(void *ud, glia_http_request *rq);
 void glia_on_detokenize(void *ud, glia_http_request *rq);
 /* openapi.c */
 void glia_on_openapi(void *ud, glia_http_request *rq);
+/* metrics.c */
+void glia_on_metrics(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);

@@ -6,6 +6,7 @@
 static const glia_http_route routes[] = {
     {"GET", "/", glia_on_greeting, "What this server is, as plain text", true},
     {"GET", "/health", glia_on_health, "Whether the server is up and which models are ready", true},
+    {"GET", "/metrics", glia_on_metrics, "What the server has done so far, for Prometheus", false},
     {"GET", "/openapi.json", glia_on_openapi, "This description", true},
     {"GET", "/v1/models", glia_on_models, "Loaded models", false},
     {"GET", "/v1/models/{id...}", glia_on_model, "One loaded model", false},

@@ -24,13 +24,13 @@ typedef struct cli_options {
     flag_list listen, api_keys;
     int32_t port; /* -1: not given */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
-    int flash, kv_type, log_level; /* indices of choices */
+    int flash, kv_type, log_level, log_format; /* indices of choices */
     size_t memory_limit, capture_bytes;
     glia_capture_memory *capture_memory; /* of the server that the models are for; NULL: each its own */
     bool json, no_atlas_cache;
 } cli_options;
 
-enum { CLI_N_FLAGS = 22 };
+enum { CLI_N_FLAGS = 24 };
 void cli_options_init(cli_options *o);
 /* Fill table (CLI_N_FLAGS rows) to write into o; returns the number of rows.  Model rows only, or serving rows too. */
 size_t cli_options_flags(cli_options *o, bool serving, flag *table);

@@ -6,6 +6,7 @@
 static const char *const flash_choices[] = {"auto", "on", "off", NULL};
 static const char *const kv_choices[] = {"f16", "f32", "q8_0", NULL};
 static const char *const log_choices[] = {"error", "warning", "info", "debug", NULL};
+static const char *const format_choices[] = {"text", "json", NULL};
 
 void cli_options_init(cli_options *o) {
     *o = (cli_options){.port = -1, .n_gpu_layers = -1, .log_level = GLIA_LOG_WARN};
@@ -50,8 +51,16 @@ static size_t model_flags(cli_options *o, flag *t) {
                     0,
                     0,
                     NULL};
-    t[n++] = (flag){"--log-level", FLAG_CHOICE, &o->log_level, "LEVEL", "error, warning (default), info or debug", 0, 0,
+    t[n++] = (flag){"--log-level",
+                    FLAG_CHOICE,
+                    &o->log_level,
+                    "LEVEL",
+                    "error, warning (default), info (each request) or debug",
+                    0,
+                    0,
                     log_choices};
+    t[n++] = (flag){"--log-format", FLAG_CHOICE, &o->log_format, "text|json", "lines on stderr (text)", 0, 0,
+                    format_choices};
     t[n++] = (flag){"--json", FLAG_SWITCH, &o->json, NULL, "output for machines", 0, 0, NULL};
     return n;
 }
@@ -86,4 +95,7 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->capture_bytes = o->capture_bytes, p->capture_memory = o->capture_memory;
 }
 
-void cli_options_log(const cli_options *o) { glia_log_set_level((glia_log_level)o->log_level); }
+void cli_options_log(const cli_options *o) {
+    glia_log_set_level((glia_log_level)o->log_level);
+    glia_log_set_format((glia_log_format)o->log_format);
+}

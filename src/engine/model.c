@@ -360,6 +360,20 @@ void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out) {
     glia_capture_memory_read(m->memory, out);
 }
 
+void glia_model_activity(const glia_model *m, glia_activity *out) {
+    const glia_tally *t = &m->tally;
+    *out = (glia_activity){.requests = atomic_load(&t->requests),
+                           .finished = atomic_load(&t->finished),
+                           .passes = atomic_load(&t->passes),
+                           .prompt_tokens = atomic_load(&t->prompt_tokens),
+                           .cached_tokens = atomic_load(&t->cached_tokens),
+                           .generated_tokens = atomic_load(&t->generated_tokens),
+                           .n_busy = atomic_load(&t->n_busy)};
+    pthread_mutex_lock(&m->inbox->lock);
+    out->n_waiting = (int32_t)m->inbox->n_waiting;
+    pthread_mutex_unlock(&m->inbox->lock);
+}
+
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out) {
     *out = (glia_point_info){0};
     if ((unsigned)p >= GLIA_N_POINTS) return false;

@@ -13,6 +13,12 @@
 
 typedef struct glia_worker glia_worker;
 
+/* glia_activity while it grows: written by the engine thread, read by any. */
+typedef struct glia_tally {
+    atomic_uint_fast64_t requests, finished, passes, prompt_tokens, cached_tokens, generated_tokens;
+    atomic_int n_busy;
+} glia_tally;
+
 struct glia_model {
     glia_model_params params; /* resolved: no zeros left.  path and id point at the strings below */
     glia_model_info info;
@@ -27,6 +33,7 @@ struct glia_model {
     glia_inbox *inbox;
     glia_capture_memory *memory;
     bool joined; /* the memory wakes the inbox */
+    glia_tally tally;
     glia_worker *worker;
     pthread_mutex_t lexicon_lock;
     glia_lexicon *lexicon; /* made for the first constraint */

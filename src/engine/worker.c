@@ -401,6 +401,10 @@ static bool push_collected(slot *s, uint32_t ended) {
     return true;
 }
 
+static void tally(atomic_uint_fast64_t *t, int32_t n) {
+    atomic_fetch_add_explicit(t, (uint64_t)n, memory_order_relaxed);
+}
+
 static void slot_finish(glia_worker *w, slot *s, glia_finish finish, const char *stop) {
     if (!push_collected(s, GLIA_PHASE_GENERATED)) return;
     double now = glia_now_ms();
@@ -414,6 +418,7 @@ static void slot_finish(glia_worker *w, slot *s, glia_finish finish, const char 
     glia_text_finish(&s->text, &w->out);
     if (w->out.failed) slot_fail(s, GLIA_ENOMEM, "out of memory at the end of the answer");
     else {
+        tally(&w->m->tally.finished, 1);
         glia_request_push_done(s->req, finish, stop, w->out.p, w->out.n, &u);
         slot_release(s);
     }
@@ -474,6 +479,8 @@ static void admit(glia_worker *w, slot *s, glia_request *r) {
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
     forget(w, s, usable_prefix(w, s, r));
     s->n_cached = s->n_past;
+    tally(&w->m->tally.requests, 1);
+    tally(&w->m->tally.cached_tokens, s->n_cached);
     if (!prepare_capture(s)) {
         slot_fail(s, GLIA_ENOMEM, "out of memory for the activations asked for");
         return;
@@ -809,6 +816,7 @@ static void draw(glia_worker *w, slot *s) {
     glia_sampler_accept(s->sampler, id);
     bool eog = llama_vocab_is_eog(w->m->vocab, id) && !r->sampling.ignore_eos;
     int32_t index = s->n_generated++, hit = -1;
+    tally(&w->m->tally.generated_tokens, 1);
     w->out.n = 0, w->out.failed = false;
     if (!eog) {
         char small[128], *big;
@@ -861,6 +869,7 @@ static void advance(glia_worker *w, slot *s) {
     s->n_past += s->n_rows;
     s->last_used = ++w->clock;
     if (s->state == SLOT_PREFILL) {
+        tally(&w->m->tally.prompt_tokens, s->n_rows);
         if (s->req->prompt_logprobs && !push_prompt_logprobs(w, s, s->n_past - s->n_rows)) {
             slot_fail(s, GLIA_ENOMEM, "out of memory for the prompt's log-probabilities");
             return;
@@ -931,6 +940,7 @@ static void pass(glia_worker *w) {
         return;
     }
     w->was_aborted = false;
+    tally(&w->m->tally.passes, rc == 0);
     if (rc) {
         glia_log(GLIA_LOG_ERROR, "llama_decode answered %d", rc);
         fail_batch(w, false, GLIA_EINTERNAL, rc == 1 ? "the KV cache has no room" : "the forward pass failed");
@@ -1008,7 +1018,13 @@ static bool prefill_pass(glia_worker *w, bool alone) {
 
 static bool turn(glia_worker *w) {
     bool hooks = false;
-    for (int32_t i = 0; i < w->n_slots; i++) hooks |= w->slots[i].req && w->slots[i].req->n_hooks;
+    int n_busy = 0;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        const glia_request *r = w->slots[i].req;
+        hooks |= r && r->n_hooks;
+        n_busy += r != NULL;
+    }
+    atomic_store_explicit(&w->m->tally.n_busy, n_busy, memory_order_relaxed);
     bool alone = hooks && w->one_at_a_time;
     bool any = decode_passes(w, alone);
     return prefill_pass(w, alone) || any;

@@ -31,6 +31,10 @@ const char *glia_http_header(const glia_http_request *rq, const char *name);  /*
 const char *glia_http_param(const glia_http_request *rq, const char *name);   /* {name} of the route pattern */
 const char *glia_http_body(const glia_http_request *rq, size_t *n); /* whole body, NUL-terminated, "" when none */
 
+/* Names this request in logs and in the reply's X-Request-Id: the client's own X-Request-Id when it is a token of at most
+ * 128 characters, else one made here. */
+const char *glia_http_request_id(const glia_http_request *rq);
+
 /* -- plain replies: exactly one per handler call, unless it answers with a generator.  A reply is sent when the handler
  *    (or start) has returned; a second one answers EINTERNAL and does nothing, none at all is a 500. */
 /* EINVAL: not a token, control characters, or a header that is the server's (Content-Length, Content-Type, Connection,
@@ -78,6 +82,20 @@ typedef struct glia_http_route {
     const char *summary; /* one line for the OpenAPI page */
     bool open;           /* served without an API key (health) */
 } glia_http_route;
+
+/* -- what the server has answered so far */
+enum { GLIA_HTTP_CLASSES = 5, GLIA_HTTP_BOUNDS = 8 };
+typedef struct glia_http_count {
+    const glia_http_route *route;          /* NULL: requests that found none */
+    uint64_t replies[GLIA_HTTP_CLASSES];   /* 2xx, 3xx, 4xx, 5xx, and those that ended without a reply */
+    uint64_t within[GLIA_HTTP_BOUNDS + 1]; /* requests that took at most so many seconds; last: all */
+    double seconds;                        /* all of them together */
+    uint64_t bytes;                        /* of reply bodies */
+} glia_http_count;
+double glia_http_count_bound(size_t i); /* seconds, i < GLIA_HTTP_BOUNDS */
+/* Route i of the table, or (i = number of routes) what found no route; false: i is past these. */
+bool glia_http_counts(const glia_http_request *rq, size_t i, glia_http_count *out);
+size_t glia_http_live(const glia_http_request *rq); /* requests being answered now, this one included */
 
 typedef struct glia_http_params {
     const char *const *listen; /* [n_listen] "HOST:PORT", "[::1]:PORT"; port 0 takes a free one */

@@ -14,6 +14,7 @@
 #define GLIA_HTTP_INTERNAL_H
 #include "http.h"
 #include "base/buf.h"
+#include "count.h"
 #include "route.h"
 #include "target.h"
 #include <microhttpd.h>
@@ -28,7 +29,7 @@ typedef enum MHD_Result http_mhd_result;
 
 /* Below the 128 events libmicrohttpd takes per epoll_wait: when exactly 128 are ready, 0.9.75 waits for a further
  * event before it serves any of them, which can last until the idle timeout. */
-enum { HTTP_WORKER_CONNECTIONS = 120 };
+enum { HTTP_WORKER_CONNECTIONS = 120, HTTP_ID_MAX = 128 };
 
 enum {
     HTTP_MAX_LINGER = 64,              /* sockets read off after an early answer */
@@ -87,6 +88,11 @@ struct glia_http {
     struct pollfd *polls; /* service thread: its own sockets, then (under mu) the connections */
     http_connection **polled;
 
+    http_counter *counters; /* [n_routes + 1], the last one for requests without a route */
+    size_t n_routes;
+    atomic_uint_fast64_t next_id;
+    int64_t started; /* makes ids differ between starts */
+
     atomic_bool stopping;  /* no new connections and requests */
     atomic_bool cancelled; /* nothing suspends any more, generators are gone */
     atomic_size_t body_bytes;
@@ -137,6 +143,10 @@ struct glia_http_request {
     http_phase phase;
     const char *method; /* libmicrohttpd's, lives as long as the request */
     char *raw_target;
+    char id[HTTP_ID_MAX + 1];
+    int64_t began_ms;
+    uint64_t n_sent; /* bytes of a streamed body so far */
+    int refused;     /* status of a reply past libmicrohttpd, 0: none */
     http_target target;
     http_match match;
     char *params[HTTP_MAX_PARAMS]; /* values, in the order of match.params */
@@ -178,6 +188,7 @@ void http_on_connection(void *worker, struct MHD_Connection *c, void **context,
                         enum MHD_ConnectionNotificationCode what);
 
 /* reply.c */
+bool http_is_token(const char *s); /* RFC 9110 §5.6.2, at most HTTP_ID_MAX characters */
 http_mhd_result http_reply_send(glia_http_request *rq); /* queue what is recorded; NO: close the connection */
 /* Answer and close at once, past libmicrohttpd, where it takes no reply (in the middle of a body, or out of memory).
  * rq may be NULL.  Always NO. */

@@ -21,9 +21,9 @@ const char *http_reason(int status) {
     return r ? r : "Unknown";
 }
 
-static bool is_token(const char *s) {
+bool http_is_token(const char *s) {
     size_t n = strlen(s);
-    return n && n <= 128 &&
+    return n && n <= HTTP_ID_MAX &&
            strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_!#$%&'*+.^`|~") == n;
 }
 
@@ -57,7 +57,7 @@ static bool header_add(glia_http_request *rq, const char *name, const char *valu
 
 glia_status glia_http_header_add(glia_http_request *rq, const char *name, const char *value) {
     static const char *const ours[] = {"Content-Length", "Transfer-Encoding", "Connection", "Content-Type", "Date"};
-    if (!name || !value || !is_token(name) || !is_field_value(value)) return GLIA_EINVAL;
+    if (!name || !value || !http_is_token(name) || !is_field_value(value)) return GLIA_EINVAL;
     for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) {
         if (!strcasecmp(name, ours[i])) return GLIA_EINVAL;
     }
@@ -159,6 +159,8 @@ http_mhd_result http_reply_send(glia_http_request *rq) {
     if (ok && rq->content_type) ok = MHD_add_response_header(r, "Content-Type", rq->content_type) == MHD_YES;
     if (ok) ok = MHD_add_response_header(r, "Access-Control-Allow-Origin", "*") == MHD_YES;
     if (ok) ok = MHD_add_response_header(r, "X-Content-Type-Options", "nosniff") == MHD_YES;
+    if (ok) ok = MHD_add_response_header(r, "X-Request-Id", rq->id) == MHD_YES;
+    if (ok) ok = MHD_add_response_header(r, "Access-Control-Expose-Headers", "X-Request-Id") == MHD_YES;
     if (ok && rq->streaming) {
         if (!has_header(rq, "Cache-Control")) ok = MHD_add_response_header(r, "Cache-Control", "no-store") == MHD_YES;
         if (ok) ok = MHD_add_response_header(r, "X-Accel-Buffering", "no") == MHD_YES;
@@ -195,6 +197,6 @@ http_mhd_result http_reply_raw(struct glia_http *h, int fd, glia_http_request *r
         (void)send(fd, lost, sizeof lost - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     glia_free(body);
-    if (rq) rq->linger = true;
+    if (rq) rq->linger = true, rq->refused = status;
     return MHD_NO;
 }

@@ -46,6 +46,35 @@ const char *glia_http_body(const glia_http_request *rq, size_t *n) {
     return rq->body.p ? rq->body.p : "";
 }
 
+const char *glia_http_request_id(const glia_http_request *rq) { return rq->id; }
+
+static void choose_id(glia_http_request *rq) {
+    const char *given = glia_http_header(rq, "X-Request-Id");
+    struct glia_http *h = rq->server;
+    if (given && http_is_token(given)) {
+        (void)snprintf(rq->id, sizeof rq->id, "%s", given);
+        return;
+    }
+    unsigned long long number = atomic_fetch_add(&h->next_id, 1) + 1;
+    (void)snprintf(rq->id, sizeof rq->id, "req-%llx-%llx", (unsigned long long)h->started, number);
+}
+
+bool glia_http_counts(const glia_http_request *rq, size_t i, glia_http_count *out) {
+    const struct glia_http *h = rq->server;
+    if (i > h->n_routes) return false;
+    http_counter_read(&h->counters[i], out);
+    out->route = i < h->n_routes ? &h->routes[i] : NULL;
+    return true;
+}
+
+size_t glia_http_live(const glia_http_request *rq) {
+    struct glia_http *h = rq->server;
+    pthread_mutex_lock(&h->mu);
+    size_t n = h->n_live;
+    pthread_mutex_unlock(&h->mu);
+    return n;
+}
+
 /* ------------------------------------------------------------------ checks before the body */
 
 static bool is_one_of(const char *s, const char *const *list) {
@@ -190,6 +219,7 @@ static http_mhd_result dispatch(glia_http_request *rq) {
 static http_mhd_result take_head(glia_http_request *rq, const char *version) {
     static const char *const skipped[] = {"GET", "HEAD", "OPTIONS", NULL};
     glia_err err;
+    choose_id(rq);
     rq->in_handler = true;
     glia_status st = check_head(rq, version, &err);
     if (st) (void)glia_http_reply_error(rq, &err);
@@ -245,6 +275,7 @@ void *http_on_target(void *worker, const char *target, struct MHD_Connection *c)
     if (!rq) return NULL;
     rq->connection = info->socket_context;
     rq->server = w->server;
+    rq->began_ms = http_now_ms();
     rq->c = c;
     rq->raw_target = glia_strdup(target ? target : "");
     rq->waker = glia_calloc(1, sizeof *rq->waker);
@@ -285,11 +316,30 @@ http_mhd_result http_on_request(void *worker, struct MHD_Connection *c, const ch
     return MHD_NO;
 }
 
+/* The last thing known of a request: its line in the log, its place in the counters. */
+static void account(glia_http_request *rq, bool whole) {
+    struct glia_http *h = rq->server;
+    const glia_http_route *route = rq->match.route;
+    int status = rq->refused ? rq->refused : whole && rq->replied ? rq->status : 0;
+    double ms = (double)(http_now_ms() - rq->began_ms);
+    uint64_t bytes = rq->streaming ? rq->n_sent : rq->n_reply_body;
+    http_count(&h->counters[route ? (size_t)(route - h->routes) : h->n_routes], status, ms * 1e-3, bytes);
+    if (glia_log_get_level() < GLIA_LOG_INFO) return;
+    const glia_log_field fields[] = {
+        {"request_id", rq->id, 0}, {"method", rq->method ? rq->method : "", 0},
+        {"path", rq->target.path ? rq->target.path : "", 0}, {"status", NULL, status},
+        {"ms", NULL, ms}, {"bytes", NULL, (double)bytes},
+    };
+    glia_log_fields(GLIA_LOG_INFO, status ? "request" : "request without a whole reply", fields,
+                    sizeof fields / sizeof *fields);
+}
+
 void http_on_completed(void *worker, struct MHD_Connection *c, void **request, enum MHD_RequestTerminationCode why) {
     glia_http_request *rq = *request;
-    (void)worker, (void)c, (void)why;
+    (void)worker, (void)c;
     if (!rq) return;
     *request = NULL;
+    account(rq, why == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     if (rq->linger) http_linger_fd(rq->server, rq->connection->fd);
     /* The socket is watched no more and the connection resumed no more before the generator is told; but the request
      * counts as live until its generator is freed, which glia_http_stop waits for. */

@@ -122,6 +122,7 @@ static void free_server(struct glia_http *h) {
     glia_free(h->workers);
     glia_free(h->polls);
     glia_free(h->polled);
+    glia_free(h->counters);
     pthread_mutex_destroy(&h->mu);
     pthread_cond_destroy(&h->idle);
     glia_free(h);
@@ -164,7 +165,10 @@ glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err
     h->workers = glia_calloc(n_workers, sizeof *h->workers);
     h->polls = glia_calloc(n_sockets, sizeof *h->polls);
     h->polled = glia_calloc(n_sockets, sizeof *h->polled);
-    if (!h->workers || !h->polls || !h->polled) {
+    h->n_routes = http_routes_count(h->routes);
+    h->counters = glia_calloc(h->n_routes + 1, sizeof *h->counters);
+    h->started = (int64_t)time(NULL);
+    if (!h->counters || !h->workers || !h->polls || !h->polled) {
         st = glia_fail(err, GLIA_ENOMEM, "out of memory for the HTTP server");
         goto done;
     }

@@ -143,7 +143,10 @@ ssize_t http_generator_read(void *cls, uint64_t pos, char *out, size_t max) {
     for (int round = 0;; round++) {
         if (!begin_round(rq)) return MHD_CONTENT_READER_END_WITH_ERROR;
         ssize_t n = rq->g.read(rq->self, out, max);
-        if (n > 0 && (size_t)n <= max) return n;
+        if (n > 0 && (size_t)n <= max) {
+            rq->n_sent += (uint64_t)n;
+            return n;
+        }
         if (n == GLIA_HTTP_WAIT) {
             if (suspend(rq, round)) return 0;
             continue;
