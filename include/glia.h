@@ -370,6 +370,45 @@ typedef struct glia_hook {
     glia_reduce reduce;
 } glia_hook;
 
+/* What an edit makes of a row's part x (after heads and channels).  name on the wire, meaning; d̂: the given direction,
+ * made of unit length. */
+#define GLIA_EDIT_MAP(X)                                                                                               \
+    X(ADD, "add", "x + strength · v")                                                                                  \
+    X(SCALE, "scale", "strength · x")                                                                                  \
+    X(SET, "set", "v")                                                                                                 \
+    X(ZERO, "zero", "0")                                                                                               \
+    X(PROJECT_OUT, "project_out", "x - strength · (x·d̂) d̂")                                                            \
+    X(CLAMP, "clamp", "x with its coefficient x·d̂ limited to min … max")                                               \
+    X(NOISE, "noise", "x + strength · normal numbers")                                                                 \
+    X(RANDOM, "random", "normal numbers with the mean and deviation of x")
+
+typedef enum glia_edit_op {
+#define X(id, name, meaning) GLIA_EDIT_##id,
+    GLIA_EDIT_MAP(X)
+#undef X
+    GLIA_N_EDIT_OPS
+} glia_edit_op;
+const char *glia_edit_name(glia_edit_op op);
+const char *glia_edit_meaning(glia_edit_op op);
+
+/* One change of what the model computes for this request, in the order of the list where several meet.  What hooks see
+ * is what the model goes on with.  Points graded proven only.  What an edit may have touched in the KV cache is never
+ * offered to another request. */
+typedef struct glia_edit {
+    glia_hook where; /* point, layer, rows, heads, channels; reduce must be NONE */
+    glia_edit_op op;
+    float strength;          /* ADD, SCALE, PROJECT_OUT, NOISE */
+    float min, max;          /* CLAMP; infinite: open */
+    const float *rows;       /* ADD, SET: [n_rows, n_channels]; PROJECT_OUT, CLAMP: [1, n_channels], not zero.  n_rows 1: the
+                                same for every row, else one for each row of the prompt that `where` names, in their order */
+    size_t n_rows, n_channels;
+    uint64_t seed;           /* NOISE, RANDOM */
+    const float *when;       /* [n_when] a direction: edit only rows with x·d̂ > threshold (below: <).  NULL: every row */
+    size_t n_when;
+    float threshold;
+    bool below;
+} glia_edit;
+
 typedef struct glia_request_params {
     const int32_t *prompt; /* token ids, at least one */
     size_t n_prompt;
@@ -380,6 +419,8 @@ typedef struct glia_request_params {
     const glia_constraint *constraint; /* NULL: none.  Compiled and bounded by submit */
     const glia_hook *hooks;
     size_t n_hooks;
+    const glia_edit *edits;
+    size_t n_edits;
     bool no_cache;         /* recompute the whole prompt */
     int32_t prompt_chunk;  /* most prompt tokens of this request in one forward pass; 0: as many as fit */
     bool prompt_logprobs;  /* send a GLIA_EVENT_PROMPT_TOKEN for every prompt token but the first (n_logprobs ≥ 0; the
@@ -392,6 +433,7 @@ typedef struct glia_request_params {
 void glia_request_params_init(glia_request_params *p); /* defaults: temperature 0.8, top-k 40, top-p 0.95, min-p 0.05 */
 
 /* Check, copy and queue a request.  Nothing of *p is kept.
+ * Errors of edits[i] name "interventions[i]".
  * EINVAL: also a grammar that is wrong, too large, or matches nothing (param "grammar").
  * ECONTEXT: prompt + max_tokens do not fit.  EHOOK: a point is absent or ambiguous (err->param names the hook as
  * "activation_hooks[i]").  ETOOLARGE: would hold more activations at once than there is memory for.  EBUSY: queue full. */

@@ -142,11 +142,12 @@ glia_status glia_parse_numbers(glia_acts *a, yyjson_val *v, const char *param, i
     return GLIA_OK;
 }
 
-static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *path, glia_hook *h, glia_err *err) {
+static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *path, uint32_t phases, glia_hook *h,
+                                   glia_err *err) {
     yyjson_val *v = glia_json_get(obj, "positions");
     char param[96];
     glia_json_join(param, sizeof param, path, "positions");
-    h->phases = a->format.include;
+    h->phases = phases;
     if (!v) return GLIA_OK;
     int64_t *list;
     glia_status st = glia_parse_range(a, v, param, &h->range, err);
@@ -209,6 +210,25 @@ static glia_status parse_layer(yyjson_val *obj, const char *path, glia_hook_spec
                         yyjson_is_num(v) ? "a fraction" : glia_json_kind(v));
 }
 
+glia_status glia_parse_where(glia_acts *a, yyjson_val *v, const char *path, uint32_t phases, int32_t n_layer,
+                             const char *arch, glia_hook_spec *s, glia_hook_target *target, glia_hook *rows,
+                             glia_err *err) {
+    glia_status st;
+    if ((st = parse_layer(v, path, s, err))) return st;
+    if ((st = glia_json_str(v, path, "layer_name", &s->layer_name, err))) return st;
+    if ((st = glia_json_str(v, path, "component", &s->component, err))) return st;
+    if ((st = glia_json_str(v, path, "name", &s->name, err))) return st;
+    if ((st = parse_positions(a, v, path, phases, rows, err))) return st;
+    if ((st = parse_heads(a, v, path, rows, err))) return st;
+    if ((st = glia_parse_channels(a, v, path, rows, err))) return st;
+    if ((st = glia_names_resolve(s, n_layer, arch, target, err)) && err) { /* the resolver knows no list */
+        char param[sizeof err->param];
+        glia_json_join(param, sizeof param, path, err->param);
+        memcpy(err->param, param, sizeof param);
+    }
+    return st;
+}
+
 /* ------------------------------------------------------------------ one entry of the list */
 
 /* What one entry of the request became; keys are made when all are known. */
@@ -234,25 +254,13 @@ static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t
     int dtype = (int)w->dtype;
     glia_status st;
     if ((st = glia_known_fields(v, path, fields, sizeof fields / sizeof *fields, err))) return st;
-    if ((st = parse_layer(v, path, s, err))) return st;
-    if ((st = glia_json_str(v, path, "layer_name", &s->layer_name, err))) return st;
-    if ((st = glia_json_str(v, path, "component", &s->component, err))) return st;
-    if ((st = glia_json_str(v, path, "name", &s->name, err))) return st;
     if ((st = glia_json_str(v, path, "hook_id", &w->hook_id, err))) return st;
     if ((st = glia_json_bool(v, path, "capture_input", &s->input, NULL, err))) return st;
     if ((st = glia_json_bool(v, path, "capture_output", &s->output, NULL, err))) return st;
     if ((st = word(v, path, "dtype", dtype_words, 3, &dtype, err))) return st;
     w->dtype = (glia_dtype)dtype;
-    if ((st = parse_positions(a, v, path, &w->rows, err))) return st;
-    if ((st = parse_heads(a, v, path, &w->rows, err))) return st;
-    if ((st = glia_parse_channels(a, v, path, &w->rows, err))) return st;
     if ((st = glia_parse_reduce(a, v, path, &w->rows, err))) return st;
-    if ((st = glia_names_resolve(s, n_layer, arch, &w->target, err)) && err) { /* the resolver knows no list */
-        char param[sizeof err->param];
-        glia_json_join(param, sizeof param, path, err->param);
-        memcpy(err->param, param, sizeof param);
-    }
-    return st;
+    return glia_parse_where(a, v, path, a->format.include, n_layer, arch, s, &w->target, &w->rows, err);
 }
 
 /* ------------------------------------------------------------------ keys */
@@ -431,12 +439,12 @@ glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32
 }
 
 void glia_acts_fix_param(const glia_acts *a, glia_err *err) {
-    static const char before[] = "activation_hooks[";
-    const size_t n = sizeof before - 1;
-    char param[sizeof err->param], *end;
-    if (strncmp(err->param, before, n) != 0) return;
-    unsigned long i = strtoul(err->param + n, &end, 10);
-    if (end == err->param + n || *end != ']' || i >= a->n) return;
-    (void)snprintf(param, sizeof param, "%s%zu%s", before, a->labels[i].source, end);
+    char param[sizeof err->param], *end, *open = strchr(err->param, '[');
+    if (!open) return;
+    unsigned long i = strtoul(open + 1, &end, 10);
+    bool hooks = !strncmp(err->param, "activation_hooks[", 17), edits = !strncmp(err->param, "interventions[", 14);
+    if (end == open + 1 || *end != ']' || (!hooks && !edits) || i >= (hooks ? a->n : a->n_edits)) return;
+    (void)snprintf(param, sizeof param, "%.*s%zu%s", (int)(open + 1 - err->param), err->param,
+                   hooks ? a->labels[i].source : a->edit_sources[i], end);
     memcpy(err->param, param, sizeof param);
 }

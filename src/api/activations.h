@@ -29,12 +29,15 @@ typedef struct glia_act_label {
     glia_dtype dtype;
 } glia_act_label;
 
-/* The hooks of one request.  Owns everything it points to; clear with glia_acts_clear. */
+/* The hooks and interventions of one request.  Owns everything it points to; clear with glia_acts_clear. */
 typedef struct glia_acts {
     glia_act_format format;
     glia_hook *hooks;       /* [n] for the engine */
     glia_act_label *labels; /* [n] */
     size_t n;
+    glia_edit *edits; /* [n_edits] for the engine */
+    size_t *edit_sources; /* [n_edits] index in the request's list */
+    size_t n_edits;
     char **keys; /* [n_keys] of the reply's activations object, all different */
     size_t n_keys;
     bool with_choice; /* several answers: every entry says which one it is from */
@@ -45,9 +48,11 @@ typedef struct glia_acts {
 /* Read activation_hooks and activation_format.  required: an absent or empty list is EINVAL. */
 glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32_t n_layer, const char *arch,
                             glia_err *err);
+/* Read interventions, after glia_acts_parse. */
+glia_status glia_edits_parse(glia_acts *a, yyjson_val *root, int32_t n_layer, const char *arch, glia_err *err);
 void glia_acts_clear(glia_acts *a);
 
-/* The engine numbers its own hooks: make err->param name the hook of the request. */
+/* The engine numbers its own hooks: make err->param name the hook or intervention of the request. */
 void glia_acts_fix_param(const glia_acts *a, glia_err *err);
 /* About how many bytes of reply `bytes` of float32 become. */
 uint64_t glia_acts_reply_bytes(const glia_acts *a, uint64_t bytes);

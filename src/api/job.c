@@ -260,6 +260,7 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     glia_model_get_info(j->model, &j->info);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
     if ((st = glia_acts_parse(&j->acts, root, j->typed, j->info.n_layer, j->info.arch, err))) return st;
+    if ((st = glia_edits_parse(&j->acts, root, j->info.n_layer, j->info.arch, err))) return st;
     if (j->gen.stream && j->acts.format.merge) {
         return glia_fail_at(err, GLIA_EINVAL, "activation_format.merge",
                             "activation_format.merge needs a reply in one piece: leave it out, or stream out");
@@ -318,6 +319,7 @@ static void fill_params(const glia_job *j, const glia_choice *c, glia_request_pa
     if (p->sampling.seed != GLIA_SEED_RANDOM) p->sampling.seed = (p->sampling.seed + (uint32_t)c->index) % UINT32_MAX;
     p->stop = j->stop, p->n_stop = j->n_stop;
     p->hooks = j->acts.hooks, p->n_hooks = j->acts.n;
+    p->edits = j->acts.edits, p->n_edits = j->acts.n_edits;
     if (j->constrained) p->constraint = &j->constraint;
     p->no_cache = j->gen.no_cache;
     p->prompt_logprobs = j->echo && j->gen.sampling.n_logprobs >= 0;

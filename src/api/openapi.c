@@ -58,6 +58,8 @@ static const struct {
     {"cache_prompt", "{\"type\":\"boolean\",\"default\":true}", true, true},
     {"activation_hooks",
      "{\"type\":\"array\",\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}", true, true},
+    {"interventions",
+     "{\"type\":\"array\",\"maxItems\":4096,\"items\":{\"$ref\":\"#/components/schemas/Intervention\"}}", true, true},
     {"activation_format", "{\"$ref\":\"#/components/schemas/ActivationFormat\"}", true, true},
 };
 
@@ -65,6 +67,21 @@ static const char fixed_schemas[] =
     "\"Message\":{\"type\":\"object\",\"required\":[\"role\",\"content\"],\"properties\":{\"role\":{\"enum\":[\"system\","
     "\"developer\",\"user\",\"assistant\",\"tool\"]},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\","
     "\"items\":{\"type\":\"object\",\"properties\":{\"type\":{\"const\":\"text\"},\"text\":{\"type\":\"string\"}}}}]}}},"
+    "\"Intervention\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"layer\":{\"oneOf\":[{\"type\":"
+    "\"integer\"},{\"type\":\"string\"}]},\"layer_name\":{\"type\":\"string\"},\"component\":{\"type\":\"string\"},\"name\":{"
+    "\"type\":\"string\"},\"positions\":{\"description\":\"as in ActivationHook\"},\"heads\":{\"type\":\"array\",\"items\":{"
+    "\"type\":\"integer\",\"minimum\":0}},\"channels\":{\"description\":\"as in ActivationHook\"},\"op\":{\"enum\":[\"add\","
+    "\"scale\",\"set\",\"zero\",\"project_out\",\"clamp\",\"noise\",\"random\",\"patch\",\"mean\",\"ablate\"]},\"type\":{"
+    "\"description\":\"another name of op, or one of NeuroScope's words\",\"type\":\"string\"},\"vector\":{\"description\":"
+    "\"[channels], or [rows, channels]: one for each row of the prompt\",\"oneOf\":[{\"type\":\"array\"},{\"$ref\":"
+    "\"#/components/schemas/Tensor\"}]},\"direction\":{\"oneOf\":[{\"type\":\"array\"},{\"$ref\":"
+    "\"#/components/schemas/Tensor\"}]},\"strength\":{\"type\":\"number\",\"default\":1},\"min\":{\"type\":\"number\"},\"max\":{"
+    "\"type\":\"number\"},\"value\":{\"type\":\"number\",\"description\":\"min and max at once\"},\"seed\":{\"type\":\"integer\","
+    "\"minimum\":0,\"default\":0},\"when\":{\"type\":\"object\",\"additionalProperties\":false,\"required\":[\"direction\"],"
+    "\"properties\":{\"direction\":{\"oneOf\":[{\"type\":\"array\"},{\"$ref\":\"#/components/schemas/Tensor\"}]},\"above\":{"
+    "\"type\":\"number\"},\"below\":{\"type\":\"number\"}}}}},";
+
+static const char hook_schemas[] =
     "\"ActivationHook\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"layer\":{\"description\":"
     "\"a number, a module path or *\",\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]},\"layer_name\":{\"type\":"
     "\"string\"},\"component\":{\"type\":\"string\"},\"name\":{\"type\":\"string\"},\"hook_id\":{\"type\":\"string\"},"
@@ -177,6 +194,7 @@ void glia_add_openapi(glia_buf *b) {
     add_request_schema(b, "ChatRequest", true);
     add_request_schema(b, "CompletionRequest", false);
     glia_buf_adds(b, fixed_schemas);
+    glia_buf_adds(b, hook_schemas);
     glia_buf_adds(b, "}}}\n");
 }
 

@@ -50,7 +50,6 @@ static const struct {
     {"samplers", "the order of the samplers is fixed: see docs/API.md"},
     {"dynatemp_range", "dynamic temperature is not supported yet"},
     {"dry_sequence_breakers", "only the usual sequence breakers are supported"},
-    {"interventions", "editing activations is not supported yet"},
     {"draft_model", "speculative decoding is not supported yet"},
 };
 

@@ -394,6 +394,10 @@ static bool outputs_only(const glia_model *m, glia_point p, int32_t layer) {
     return pl && pl->row_kind == GLIA_ROWS_OUTPUTS;
 }
 
+static const char *refuses_edit(const glia_model *m, glia_point p, int32_t layer) {
+    return glia_tap_refuses_edit(glia_atlas_place(m->atlas, p, layer), p);
+}
+
 void glia_model_limits(const glia_model *m, glia_request_limits *out) {
     *out = (glia_request_limits){.n_ctx = m->info.n_ctx,
                                  .n_vocab = m->info.n_vocab,
@@ -402,7 +406,8 @@ void glia_model_limits(const glia_model *m, glia_request_limits *out) {
                                  .memory = m->memory,
                                  .hooks_refused = m->info.hooks_refused,
                                  .model = m,
-                                 .outputs_only = outputs_only};
+                                 .outputs_only = outputs_only,
+                                 .refuses_edit = refuses_edit};
 }
 
 glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_text, bool add_special,

@@ -150,11 +150,9 @@ static glia_status copy_heads(glia_rhook *out, const glia_hook *in, const char *
 }
 
 /* before: in[-1] as it was copied; NULL: in is the first. */
-static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index, const glia_rhook *before,
-                             int32_t n_prompt, const glia_request_limits *l, glia_err *err) {
-    char where[64];
+glia_status glia_rhook_copy(glia_rhook *out, const glia_hook *in, const char *where, const glia_rhook *before,
+                            int32_t n_prompt, const glia_request_limits *l, glia_err *err) {
     glia_point_info pi;
-    (void)snprintf(where, sizeof where, "activation_hooks[%zu]", index);
     if ((unsigned)in->point >= GLIA_N_POINTS) return glia_fail_at(err, GLIA_EINVAL, where, "no such point");
     if (l->hooks_refused) return glia_fail_at(err, GLIA_EHOOK, where, "%s", l->hooks_refused);
     if (!glia_model_point(l->model, in->point, in->layer, &pi)) {
@@ -178,6 +176,30 @@ static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index,
                        : out->positions    ? out->positions[out->n_prompt_rows - 1]
                                            : (out->to < n_prompt ? out->to : n_prompt) - 1;
     return st;
+}
+
+/* One of several, for errors to name. */
+static glia_status copy_hook(glia_rhook *out, const glia_hook *in, size_t index, const glia_rhook *before,
+                             int32_t n_prompt, const glia_request_limits *l, glia_err *err) {
+    char where[64];
+    (void)snprintf(where, sizeof where, "activation_hooks[%zu]", index);
+    return glia_rhook_copy(out, in, where, before, n_prompt, l, err);
+}
+
+static glia_status copy_edits(glia_request *r, const glia_request_params *p, const glia_request_limits *l,
+                              glia_err *err) {
+    r->first_edited = INT32_MAX;
+    if (!p->n_edits) return GLIA_OK;
+    if (!(r->edits = glia_calloc(p->n_edits, sizeof *r->edits))) {
+        return glia_fail(err, GLIA_ENOMEM, "out of memory for %zu interventions", p->n_edits);
+    }
+    for (size_t i = 0; i < p->n_edits; i++) {
+        glia_redit *e = &r->edits[r->n_edits++];
+        glia_status st = glia_redit_copy(e, &p->edits[i], i, r->n_prompt, l, err);
+        if (st) return st;
+        if (e->first < r->first_edited) r->first_edited = e->first;
+    }
+    return GLIA_OK;
 }
 
 /* ------------------------------------------------------------------ submit */
@@ -397,6 +419,7 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
         int32_t first = !h->n_prompt_rows ? r->n_prompt : h->positions ? h->positions[0] : h->from;
         if (first < r->first_wanted) r->first_wanted = first;
     }
+    if ((st = copy_edits(r, p, l, err))) goto done;
     if (r->n_hooks && (st = plan_memory(&f, l, &r->peak_bytes, &r->limit, err))) goto done;
     r->submitted_ms = glia_now_ms();
     *out = r, r = NULL;
@@ -413,6 +436,8 @@ void glia_request_unref(glia_request *r) {
         n = next;
     }
     for (size_t i = 0; i < r->n_hooks; i++) glia_rhook_clear(&r->hooks[i]);
+    for (size_t i = 0; i < r->n_edits; i++) glia_redit_clear(&r->edits[i]);
+    glia_free(r->edits);
     for (size_t i = 0; i < r->n_stop; i++) glia_free(r->stop[i]);
     glia_free(r->stop);
     glia_rules_free(r->rules);

@@ -10,6 +10,7 @@
 #include "engine/grammar/constrain.h"
 #include "engine/memory.h"
 #include "glia.h"
+#include "tap/edit.h"
 #include "tap/reduce.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -51,6 +52,13 @@ typedef struct glia_rhook {
     int32_t last_prompt;   /* position of the last of them, -1: none */
 } glia_rhook;
 
+/* One edit, checked and resolved. */
+typedef struct glia_redit {
+    glia_rhook where; /* reduction: channels only */
+    glia_edit_rule rule; /* rows and when owned */
+    int32_t first; /* first position whose row it may change */
+} glia_redit;
+
 typedef struct glia_node glia_node; /* a queued event with its payload */
 
 struct glia_request {
@@ -67,6 +75,8 @@ struct glia_request {
     glia_rules *rules; /* NULL: no constraint */
     glia_rhook *hooks;
     size_t n_hooks;
+    glia_redit *edits;
+    size_t n_edits;
     int32_t prompt_chunk; /* INT32_MAX: as many as fit */
     uint64_t peak_bytes;  /* most bytes of frames it holds at once; 0: no hooks */
     glia_lease *lease;    /* on them, from admission until the end; the engine's */
@@ -74,6 +84,7 @@ struct glia_request {
     bool no_cache, want_progress, whole_reply, prompt_logprobs;
     bool wants_columns;   /* some hook's columns are positions: the cache's cells must be known */
     int32_t first_wanted; /* first prompt position some hook wants; n_prompt when none */
+    int32_t first_edited; /* first position whose KV an edit may have touched; INT32_MAX when none */
     double submitted_ms;
 
     atomic_bool cancelled;
@@ -96,6 +107,7 @@ typedef struct glia_request_limits {
     const char *hooks_refused;
     const glia_model *model; /* for glia_model_point */
     bool (*outputs_only)(const glia_model *m, glia_point p, int32_t layer);
+    const char *(*refuses_edit)(const glia_model *m, glia_point p, int32_t layer); /* why (static); NULL: it can be changed */
 } glia_request_limits;
 
 glia_status glia_request_new(glia_request **out, const glia_request_params *p, const glia_request_limits *l,
@@ -113,6 +125,13 @@ bool glia_rhook_wants(const glia_rhook *h, uint32_t phase, int32_t pos);
 glia_status glia_rhook_copy_reduce(glia_rhook *out, const glia_hook *in, const glia_hook *in_before,
                                    const glia_rhook *before, const char *where, glia_err *err);
 void glia_rhook_clear(glia_rhook *h);
+/* Check and copy a hook.  where: its name for errors; before: see above. */
+glia_status glia_rhook_copy(glia_rhook *out, const glia_hook *in, const char *where, const glia_rhook *before,
+                            int32_t n_prompt, const glia_request_limits *l, glia_err *err);
+/* edit.c; on failure what was copied stays in *out, for clear. */
+glia_status glia_redit_copy(glia_redit *out, const glia_edit *in, size_t index, int32_t n_prompt,
+                            const glia_request_limits *l, glia_err *err);
+void glia_redit_clear(glia_redit *e);
 /* from <= i < to of n things, `most` of which there may be in the end (reduction.c). */
 glia_status glia_range_resolve(const glia_range *in, int32_t n, int32_t most, const char *what, const char *where,
                                int32_t *from, int32_t *to, glia_err *err);

@@ -42,6 +42,8 @@ typedef struct slot {
     glia_node *frames;     /* of the pass being captured; pushed when the pass is whole */
     int32_t *rows_want;    /* [n_hooks] rows of `frames` per hook */
     int32_t *rows_have;    /* [n_hooks] of these, already there */
+    uint8_t **edit_masks;  /* [n_edits] prompt rows changed, NULL: all */
+    int32_t n_clean;       /* of what lies in the cache, so much was computed without any edit */
     uint8_t **masks;       /* [n_hooks] prompt rows wanted, NULL: all */
     glia_collect *collect; /* rows that become one over several passes; NULL: none */
 
@@ -66,6 +68,8 @@ struct glia_worker {
     glia_tap_row *rows; /* [n_batch] mirror of the batch for the tap */
     glia_tap_want *wants;
     int32_t n_wants, n_wants_alloc;
+    glia_tap_edit *edits;
+    int32_t n_edits, n_edits_alloc;
     llama_token_data *scratch; /* [n_vocab] */
     uint64_t clock;
     int32_t turn;
@@ -231,7 +235,7 @@ static bool prove_atlas(glia_worker *w) {
         dst += dry_width(at, i) * N;
     }
     char why[160];
-    glia_tap_arm(w->tap, w->rows, N, wants, (int32_t)n_wants);
+    glia_tap_arm(w->tap, w->rows, N, wants, (int32_t)n_wants, NULL, 0);
     int32_t rc = decode(w);
     glia_tap_result tapped = glia_tap_disarm(w->tap, why);
     for (size_t i = 0; i < n_wants; i++) {
@@ -357,6 +361,7 @@ void glia_worker_free(glia_worker *w) {
     glia_free(w->slots);
     glia_free(w->rows);
     glia_free(w->wants);
+    glia_free(w->edits);
     glia_free(w->scratch);
     glia_free(w);
 }
@@ -366,6 +371,9 @@ void glia_worker_free(glia_worker *w) {
 static void slot_release(slot *s) {
     for (size_t h = 0; s->masks && h < s->req->n_hooks; h++) glia_free(s->masks[h]);
     glia_free((void *)s->masks);
+    for (size_t i = 0; s->edit_masks && i < s->req->n_edits; i++) glia_free(s->edit_masks[i]);
+    glia_free((void *)s->edit_masks);
+    s->edit_masks = NULL;
     glia_free(s->rows_want);
     glia_free(s->rows_have);
     glia_node_free(s->frames);
@@ -428,17 +436,19 @@ static void slot_finish(glia_worker *w, slot *s, glia_finish finish, const char 
 
 static int32_t common_prefix(const slot *s, const glia_request *r) {
     int32_t n = s->n_past < r->n_prompt ? s->n_past : r->n_prompt, i = 0;
+    if (n > s->n_clean) n = s->n_clean;
     while (i < n && s->tokens[i] == r->prompt[i]) i++;
     return i;
 }
 
 /* How much of a cached prefix this request may use: never the last prompt token (its logits are needed), never a
- * position whose activation a hook wants (it would be swallowed). */
+ * position whose activation a hook wants or an edit changes (it would be swallowed). */
 static int32_t usable_prefix(const glia_worker *w, const slot *s, const glia_request *r) {
     if (r->no_cache) return 0;
     int32_t n = common_prefix(s, r);
     if (n > r->n_prompt - 1) n = r->n_prompt - 1;
     if (n > r->first_wanted) n = r->first_wanted;
+    if (n > r->first_edited) n = r->first_edited;
     if (r->wants_columns && !glia_tap_knows_cells(w->tap, s->id)) return 0;
     return n == s->n_past || w->cuts_prefix ? n : 0;
 }
@@ -449,6 +459,26 @@ static void forget(glia_worker *w, slot *s, int32_t keep) {
         keep = 0;
     }
     if (keep < s->n_past) s->n_past = keep;
+}
+
+/* Which rows of the prompt a hook takes or an edit changes, as a mask.  *mask NULL: all of them, or none. */
+static bool mask_rows(const glia_rhook *k, int32_t n_prompt, uint8_t **mask) {
+    *mask = NULL;
+    if (k->n_prompt_rows == n_prompt || !k->n_prompt_rows) return true;
+    if (!(*mask = glia_calloc((size_t)n_prompt, 1))) return false;
+    for (int32_t i = 0; i < n_prompt; i++) (*mask)[i] = glia_rhook_wants(k, GLIA_PHASE_PROMPT, i);
+    return true;
+}
+
+static bool prepare_edits(slot *s) {
+    const glia_request *r = s->req;
+    s->n_clean = r->first_edited;
+    if (!r->n_edits) return true;
+    if (!(s->edit_masks = (uint8_t **)glia_calloc(r->n_edits, sizeof *s->edit_masks))) return false;
+    for (size_t i = 0; i < r->n_edits; i++) {
+        if (!mask_rows(&r->edits[i].where, r->n_prompt, &s->edit_masks[i])) return false;
+    }
+    return true;
 }
 
 static bool prepare_capture(slot *s) {
@@ -463,9 +493,7 @@ static bool prepare_capture(slot *s) {
         const glia_rhook *k = &r->hooks[h];
         s->rows_want[h] = k->over_rows ? 0 : k->n_prompt_rows; /* what becomes one row needs no frame of the pass */
         any |= s->rows_want[h] > 0;
-        if (k->n_prompt_rows == r->n_prompt || !k->n_prompt_rows) continue;
-        if (!(s->masks[h] = glia_calloc((size_t)r->n_prompt, 1))) return false;
-        for (int32_t i = 0; i < r->n_prompt; i++) s->masks[h][i] = glia_rhook_wants(k, GLIA_PHASE_PROMPT, i);
+        if (!mask_rows(k, r->n_prompt, &s->masks[h])) return false;
     }
     return !any || (s->frames = glia_node_frames(r, GLIA_PHASE_PROMPT, s->rows_want, 0));
 }
@@ -481,7 +509,7 @@ static void admit(glia_worker *w, slot *s, glia_request *r) {
     s->n_cached = s->n_past;
     tally(&w->m->tally.requests, 1);
     tally(&w->m->tally.cached_tokens, s->n_cached);
-    if (!prepare_capture(s)) {
+    if (!prepare_edits(s) || !prepare_capture(s)) {
         slot_fail(s, GLIA_ENOMEM, "out of memory for the activations asked for");
         return;
     }
@@ -721,6 +749,41 @@ static bool want_sums(glia_worker *w, slot *s) {
     return true;
 }
 
+static bool add_edit(glia_worker *w, const glia_tap_edit *one) {
+    if (w->n_edits == w->n_edits_alloc) {
+        int32_t n = w->n_edits_alloc ? w->n_edits_alloc * 2 : 64;
+        glia_tap_edit *p = glia_realloc(w->edits, (size_t)n * sizeof *p);
+        if (!p) return false;
+        w->edits = p, w->n_edits_alloc = n;
+    }
+    w->edits[w->n_edits++] = *one;
+    return true;
+}
+
+/* Have the tap change this slot's rows of the batch.  False: out of memory. */
+static bool edit_rows(glia_worker *w, const slot *s) {
+    uint32_t phase = s->state == SLOT_DECODE ? GLIA_PHASE_GENERATED : GLIA_PHASE_PROMPT;
+    for (size_t i = 0; i < s->req->n_edits; i++) {
+        const glia_redit *e = &s->req->edits[i];
+        const glia_rhook *k = &e->where;
+        if (!(k->phases & phase) || !glia_rhook_count(k, s->n_past, s->n_past + s->n_rows)) continue;
+        const uint8_t *mask = phase == GLIA_PHASE_PROMPT ? s->edit_masks[i] : NULL;
+        const glia_tap_edit one = {.point = k->point,
+                                   .layer = k->layer,
+                                   .row0 = s->row0,
+                                   .n_rows = s->n_rows,
+                                   .mask = mask ? mask + s->n_past : NULL,
+                                   .first = glia_rhook_count(k, 0, s->n_past),
+                                   .heads = k->heads,
+                                   .n_heads = k->heads ? k->n_heads : 0,
+                                   .channels = k->reduction.channels,
+                                   .n_channels = k->reduction.n_channels,
+                                   .rule = &e->rule};
+        if (!add_edit(w, &one)) return false;
+    }
+    return true;
+}
+
 /* Ask the tap for this slot's rows of the batch.  False: out of memory. */
 static bool want_rows(glia_worker *w, slot *s) {
     const glia_request *r = s->req;
@@ -901,7 +964,7 @@ static void undo(glia_worker *w) {
 static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const char *why) {
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
-        if (s->n_rows && (!hooked_only || s->req->n_hooks)) {
+        if (s->n_rows && (!hooked_only || s->req->n_hooks || s->req->n_edits)) {
             (void)cut(w, s->id, 0); /* what lies in the cache is unknown now */
             s->n_past = 0;
             slot_fail(s, st, why);
@@ -914,8 +977,8 @@ static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const c
  * dry run can be made over the caches of running requests. */
 static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160]) {
     *tapped = GLIA_TAP_OK;
-    if (!w->n_wants) return decode(w);
-    glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants);
+    if (!w->n_wants && !w->n_edits) return decode(w);
+    glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants, w->edits, w->n_edits);
     int32_t rc = decode(w);
     *tapped = glia_tap_disarm(w->tap, why);
     return rc;
@@ -925,10 +988,11 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
 static void pass(glia_worker *w) {
     char why[160] = "";
     glia_tap_result tapped;
-    w->n_wants = 0;
+    w->n_wants = w->n_edits = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         slot *s = &w->slots[i];
-        if (s->n_rows && !want_rows(w, s)) { /* nothing has run yet: the others come again next turn */
+        if (s->n_rows &&
+            (!edit_rows(w, s) || !want_rows(w, s))) { /* nothing has run yet: the others come again next turn */
             fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
             return;
         }
@@ -947,7 +1011,7 @@ static void pass(glia_worker *w) {
         return;
     }
     if (tapped == GLIA_TAP_NOMEM) fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
-    else if (tapped != GLIA_TAP_OK) fail_batch(w, true, GLIA_EUNPROVEN, why);
+    else if (tapped != GLIA_TAP_OK) fail_batch(w, !w->n_edits, GLIA_EUNPROVEN, why); /* edits may have hit any row */
     for (int32_t i = 0; i < w->n_slots; i++) {
         if (w->slots[i].n_rows) advance(w, &w->slots[i]);
     }
@@ -1021,7 +1085,7 @@ static bool turn(glia_worker *w) {
     int n_busy = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         const glia_request *r = w->slots[i].req;
-        hooks |= r && r->n_hooks;
+        hooks |= r && (r->n_hooks || r->n_edits);
         n_busy += r != NULL;
     }
     atomic_store_explicit(&w->m->tally.n_busy, n_busy, memory_order_relaxed);

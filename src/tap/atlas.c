@@ -311,6 +311,35 @@ static void classify(glia_build *B) {
     }
 }
 
+/* The node whose memory node i shows: itself unless it is a view.  < 0: a leaf's. */
+static int32_t memory_of(const glia_graph *g, int32_t i) {
+    while (i >= 0) {
+        const glia_gnode *n = &g->nodes[i];
+        bool view = n->op == GGML_OP_VIEW || n->op == GGML_OP_RESHAPE || n->op == GGML_OP_PERMUTE ||
+                    n->op == GGML_OP_TRANSPOSE;
+        if (!view) return i;
+        i = n->n_src > 0 ? n->src[0] : -1;
+    }
+    return i;
+}
+
+/* A node can be changed when it runs if whatever reads its memory runs after it: a place may be a view whose source was
+ * already read by others. */
+static void find_early_readers(glia_atlas *at, const glia_graph *g) {
+    for (int32_t i = 0; i < GLIA_N_POINTS * at->n_layer; i++) {
+        glia_place *pl = &at->place[i];
+        if (pl->node < 0 || pl->grade < GLIA_GRADE_STRUCTURAL) continue;
+        int32_t memory = memory_of(g, pl->node);
+        pl->read_before = memory < 0;
+        for (int32_t k = memory + 1; memory >= 0 && k < pl->node; k++) {
+            if (memory_of(g, k) != k) continue; /* views read nothing */
+            for (int32_t s = 0; s < g->nodes[k].n_src; s++) {
+                pl->read_before |= g->nodes[k].src[s] >= 0 && memory_of(g, g->nodes[k].src[s]) == memory;
+            }
+        }
+    }
+}
+
 glia_status glia_atlas_build(glia_atlas **out, const glia_graph *a, const glia_graph *b, int32_t n_layer,
                              glia_err *err) {
     glia_build B = {.g = a, .b = b};
@@ -341,6 +370,7 @@ glia_status glia_atlas_build(glia_atlas **out, const glia_graph *a, const glia_g
         classify(&B);
         glia_atlas_find_probs(at, a, b);
         glia_build_derived(&B);
+        find_early_readers(at, a);
     }
     *out = at, B.at = NULL, st = GLIA_OK;
 done:

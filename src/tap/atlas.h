@@ -28,6 +28,7 @@ typedef struct glia_place {
     bool more_terms;           /* resid_post: its sum has terms that are no points */
     bool by_proof;             /* absent: refused by the dry run, not missing in the graph */
     bool by_row;               /* its norm is taken over the whole row, not over each head */
+    bool read_before;          /* something reads its memory before it is written: a change would not reach all readers */
     bool derived;              /* computed from rows of `base`, whose node and row kind these are (derive.h) */
     glia_point base;
     float eps;                 /* of the norm between this place and the one it feeds or comes from; 0: none */

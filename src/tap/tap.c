@@ -18,9 +18,12 @@ struct glia_tap {
     int32_t n_rows, n_outputs;
     glia_tap_want *wants;
     int32_t n_wants;
+    glia_tap_edit *edits;
+    int32_t n_edits;
 
-    int32_t *head; /* [n_nodes] first want of a node, -1: none */
-    uint8_t *ask;  /* [n_nodes] ASK_* bits */
+    int32_t *head;      /* [n_nodes] first want of a node, -1: none */
+    int32_t *edit_head; /* [n_nodes] first edit of a node, -1: none */
+    uint8_t *ask;       /* [n_nodes] ASK_* bits */
     int32_t n_alloc;
     int32_t *out_row; /* [n_rows] batch row → output row, -1: none */
     int64_t *cell;    /* [n_rows] the cell of its sequence that a row's key went to, in this run */
@@ -42,9 +45,10 @@ struct glia_tap {
     size_t n_from;
     float *made; /* [n_made] rows made of them, on their way to a reduction */
     size_t n_made;
+    glia_edit_room editing;
 };
 
-enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4 };
+enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8 };
 enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4, PROVEN_SEQUENCES = 8 };
 
 glia_tap *glia_tap_new(void) { return glia_calloc(1, sizeof(glia_tap)); }
@@ -67,7 +71,9 @@ void glia_tap_free(glia_tap *t) {
     glia_deriver_free(t->deriver);
     glia_free(t->from);
     glia_free(t->made);
+    glia_edit_room_clear(&t->editing);
     glia_free(t->head);
+    glia_free(t->edit_head);
     glia_free(t->ask);
     glia_free(t->out_row);
     glia_free(t->cell);
@@ -95,10 +101,12 @@ static void refuse(glia_tap *t, bool *flag, const char *why) {
 static bool room(glia_tap *t) {
     if (t->n_alloc < t->at->n_nodes) {
         glia_free(t->head);
+        glia_free(t->edit_head);
         glia_free(t->ask);
         t->head = glia_malloc((size_t)t->at->n_nodes * sizeof *t->head);
+        t->edit_head = glia_malloc((size_t)t->at->n_nodes * sizeof *t->edit_head);
         t->ask = glia_malloc((size_t)t->at->n_nodes);
-        t->n_alloc = t->head && t->ask ? t->at->n_nodes : 0;
+        t->n_alloc = t->head && t->edit_head && t->ask ? t->at->n_nodes : 0;
         if (!t->n_alloc) return false;
     }
     if (t->n_out_alloc < t->n_rows) {
@@ -127,8 +135,36 @@ static bool prepare_reductions(glia_tap *t) {
     return t->row != NULL;
 }
 
-void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants) {
+const char *glia_tap_refuses_edit(const glia_place *pl, glia_point p) {
+    if (!pl || pl->grade != GLIA_GRADE_PROVEN) return "only points graded proven can be changed";
+    if (p == GLIA_POINT_ATTN_SCORES || p == GLIA_POINT_ATTN_PROBS) return "attention itself cannot be changed yet";
+    if (pl->derived) return "it is computed from other points: change those";
+    if (pl->integers) return "it holds whole numbers (choices), not values";
+    if (pl->read_before) return "this model reads its memory before it is complete";
+    return NULL;
+}
+
+static void arm_edits(glia_tap *t) {
+    memset(t->edit_head, 0xff, (size_t)t->at->n_nodes * sizeof *t->edit_head);
+    for (int32_t i = t->n_edits - 1; i >= 0; i--) {
+        glia_tap_edit *e = &t->edits[i];
+        const glia_place *pl = glia_atlas_place(t->at, e->point, e->layer);
+        const char *why = glia_tap_refuses_edit(pl, e->point);
+        if (why) {
+            refuse(t, &t->unproven, why);
+            return;
+        }
+        if (pl->row_kind == GLIA_ROWS_OUTPUTS && t->n_outputs) t->ask[t->at->out_node] |= ASK_CANARY;
+        e->next = t->edit_head[pl->node];
+        t->edit_head[pl->node] = i;
+        t->ask[pl->node] |= ASK_EDITED;
+    }
+}
+
+void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants,
+                  glia_tap_edit *edits, int32_t n_edits) {
     t->rows = rows, t->n_rows = n_rows, t->wants = wants, t->n_wants = n_wants, t->n_outputs = 0;
+    t->edits = edits, t->n_edits = n_edits;
     t->node = -1, t->n_runs = 0, t->proven = 0;
     t->strange = t->unproven = t->nomem = false;
     t->why[0] = 0;
@@ -149,6 +185,7 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     if (t->at->pos_node >= 0) t->ask[t->at->pos_node] |= ASK_CANARY;
     if (t->at->cell_node >= 0) t->ask[t->at->cell_node] |= ASK_CANARY;
     if (t->attention) glia_attention_begin(t->attention);
+    arm_edits(t);
     for (int32_t w = n_wants - 1; w >= 0; w--) {
         const glia_place *pl = glia_atlas_place(t->at, wants[w].point, wants[w].layer);
         wants[w].n_copied = 0, wants[w].refused = NULL;
@@ -413,6 +450,31 @@ static void capture_attention(glia_tap *t, const struct ggml_tensor *x, bool log
     }
 }
 
+/* Are the rows of this node the planned ones, as floats of the planned width?  Positions are read at the first RoPE,
+ * behind the first points: disarm insists on them. */
+static bool is_as_planned(glia_tap *t, const glia_place *pl, const struct ggml_tensor *x) {
+    bool outputs = pl->row_kind == GLIA_ROWS_OUTPUTS;
+    unsigned need = PROVEN_TOKENS | (outputs && t->n_outputs ? PROVEN_OUTPUTS : 0u);
+    int64_t n_rows = outputs ? t->n_outputs : t->n_rows;
+    int64_t width = pl->row_axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1];
+    if ((t->proven & need) == need && x->type == (pl->integers ? GGML_TYPE_I32 : GGML_TYPE_F32) &&
+        x->nb[0] == sizeof(float) && x->ne[pl->row_axis] == n_rows && width == pl->node_width &&
+        (pl->row_axis != 2 || x->ne[3] == 1))
+        return true;
+    refuse(t, &t->unproven, "a node's rows or width are not the planned ones");
+    return false;
+}
+
+static void edit(glia_tap *t, struct ggml_tensor *x) {
+    for (int32_t i = t->edit_head[t->node]; i >= 0; i = t->edits[i].next) {
+        const glia_tap_edit *e = &t->edits[i];
+        const glia_place *pl = glia_atlas_place(t->at, e->point, e->layer);
+        if (t->strange || t->unproven || t->nomem || !is_as_planned(t, pl, x)) return;
+        const int32_t *out_row = pl->row_kind == GLIA_ROWS_OUTPUTS ? t->out_row : NULL;
+        if (!glia_edit_node(e, pl, x, t->rows, out_row, &t->editing)) t->nomem = true;
+    }
+}
+
 static void capture(glia_tap *t, const struct ggml_tensor *x) {
     bool attention = false;
     for (int32_t i = t->head[t->node]; i >= 0; i = t->wants[i].next) {
@@ -424,18 +486,8 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         const glia_place *pl = glia_atlas_place(t->at, w->point, w->layer);
         if (pl->derived) pl = glia_atlas_place(t->at, pl->base, w->layer);
         bool outputs = pl->row_kind == GLIA_ROWS_OUTPUTS;
-        /* positions are read at the first RoPE, behind the first points: disarm insists on them */
-        unsigned need = PROVEN_TOKENS | (outputs && t->n_outputs ? PROVEN_OUTPUTS : 0u);
-        if (t->strange || t->unproven || t->nomem) return;
-        int64_t n_rows = outputs ? t->n_outputs : t->n_rows;
-        int64_t width = pl->row_axis == 1 ? x->ne[0] : x->ne[0] * x->ne[1];
-        if ((t->proven & need) != need || x->type != (pl->integers ? GGML_TYPE_I32 : GGML_TYPE_F32) ||
-            x->nb[0] != sizeof(float) || x->ne[pl->row_axis] != n_rows || width != pl->node_width ||
-            (pl->row_axis == 2 && x->ne[3] != 1)) {
-            refuse(t, &t->unproven, "a node's rows or width are not the planned ones");
-            return;
-        }
-        if (!n_rows) continue;
+        if (t->strange || t->unproven || t->nomem || !is_as_planned(t, pl, x)) return;
+        if (!x->ne[pl->row_axis]) continue;
         int32_t first = -1, last = -1; /* batch rows that are really wanted */
         for (int32_t r = 0; r < w->n_rows; r++) {
             if (w->mask && !w->mask[r]) continue;
@@ -484,6 +536,7 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     if (!ask) {
         if (t->strange || t->unproven || t->nomem) return true;
         if (t->ask[t->node] & ASK_CANARY) prove(t, node);
+        if (t->ask[t->node] & ASK_EDITED) edit(t, node);
         if (t->ask[t->node] & ASK_LOGITS) capture_attention(t, node, true);
         if (t->ask[t->node] & ASK_WANTED) capture(t, node);
         return true;

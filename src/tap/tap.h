@@ -17,6 +17,7 @@
 #include "tap/atlas.h"
 #include "tap/cells.h"
 #include "tap/derive.h"
+#include "tap/edit.h"
 #include "tap/reduce.h"
 
 struct ggml_tensor;
@@ -64,8 +65,13 @@ void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from);
 /* Are the cells of this sequence known, so that columns of attention over it can be? */
 bool glia_tap_knows_cells(const glia_tap *t, int32_t seq);
 
-/* rows, wants: borrowed until disarm. */
-void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants);
+/* Why rows of a place cannot be changed (static), NULL when they can. */
+const char *glia_tap_refuses_edit(const glia_place *pl, glia_point p);
+
+/* rows, wants, edits: borrowed until disarm.  Edits of one node happen in their order, before it is copied.  When disarm
+ * answers anything but OK, rows of any request of the pass may have been changed wrongly, or not at all. */
+void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants,
+                  glia_tap_edit *edits, int32_t n_edits);
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]);
 
 /* For models without attention (GLIA_POS_STATE), between llama_decode and disarm: the last position that llama.cpp's state

@@ -91,7 +91,7 @@ class Fields(ApiTest):
     def test_what_is_not_served_is_never_ignored(self):
         for field, value in (("functions", []),
                              ("function_call", "auto"), ("audio", {}), ("modalities", ["audio"]), ("grammar", "root ::= x"),
-                             ("interventions", [])):
+                             ("draft_model", "x")):
             self.check_error(server.chat(**{field: value}), 400, field)
         self.check_error(server.chat(response_format={"type": "xml"}), 400, "response_format.type")
         for field, value in (("suffix", "x"), ("best_of", 2)):

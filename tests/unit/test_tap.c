@@ -101,7 +101,7 @@ static void drop(graph *g) {
 
 /* One run over the nodes, as the scheduler does it. */
 static glia_tap_result run(graph *g, glia_tap_want *w, int n_wants, int n_nodes, char why[160]) {
-    glia_tap_arm(g->tap, g->row, T, w, n_wants);
+    glia_tap_arm(g->tap, g->row, T, w, n_wants, NULL, 0);
     for (int i = 0; i < n_nodes; i++) {
         struct ggml_tensor *x = g->node[i < N_NODES ? i : N_NODES - 1];
         if (glia_tap_on_node(x, true, g->tap)) assert_true(glia_tap_on_node(x, false, g->tap)); /* never false here */
@@ -187,7 +187,7 @@ static void a_state_must_move_over_exactly_the_planned_positions(void **s) {
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
         graph *g = make(GGML_TYPE_F32, GLIA_POS_STATE);
         glia_tap_want w = {.point = GLIA_POINT_RESID_PRE, .n_rows = T, .out_width = WIDTH, .dst = out};
-        glia_tap_arm(g->tap, g->row, T, &w, 1);
+        glia_tap_arm(g->tap, g->row, T, &w, 1, NULL, 0);
         for (int k = 0; k < N_NODES; k++) {
             if (glia_tap_on_node(g->node[k], true, g->tap)) glia_tap_on_node(g->node[k], false, g->tap);
         }
@@ -197,7 +197,7 @@ static void a_state_must_move_over_exactly_the_planned_positions(void **s) {
     }
     graph *g = make(GGML_TYPE_F32, GLIA_POS_STATE); /* nobody said where the state stands */
     glia_tap_want w = {.point = GLIA_POINT_RESID_PRE, .n_rows = T, .out_width = WIDTH, .dst = out};
-    glia_tap_arm(g->tap, g->row, T, &w, 1);
+    glia_tap_arm(g->tap, g->row, T, &w, 1, NULL, 0);
     for (int k = 0; k < N_NODES; k++) {
         if (glia_tap_on_node(g->node[k], true, g->tap)) glia_tap_on_node(g->node[k], false, g->tap);
     }

@@ -1,0 +1,183 @@
+"""Interventions on the wire: every field, every refusal, beside other requests.  What they compute: unit.edit, golden.edits."""
+import base64
+import struct
+import threading
+import unittest
+
+import harness
+from harness import ApiTest
+
+harness.need(harness.tiny())
+server = None
+WIDTH = 64
+
+
+def setUpModule():
+    global server
+    server = harness.Server(harness.tiny(), args=["--parallel", "2", "--cache-type", "f32"])
+
+
+def tearDownModule():
+    server.stop()
+
+
+def complete(interventions, hooks=({"layer": 2, "component": "resid_post"},), path="/v1/completions", **fields):
+    body = dict({"prompt": list(b"The fox"), "max_tokens": 3, "temperature": 0, "ignore_eos": True,
+                 "interventions": interventions, "activation_hooks": list(hooks),
+                 "activation_format": {"encoding": "base64"}}, **fields)
+    return server.post(path, body)
+
+
+def rows(reply, key="resid_post.2"):
+    return harness.unpack(reply[1]["activations"][key][0])
+
+
+class Fields(ApiTest):
+    def ok(self, *interventions, **fields):
+        reply = complete(list(interventions), **fields)
+        self.assertEqual(reply[0], 200, reply[1])
+        return reply
+
+    def test_operations_and_their_other_names(self):
+        plain = rows(self.ok())
+        v = [0.5] * WIDTH
+        for a, b in ((dict(op="zero"), dict(type="zero_ablation")),
+                     (dict(op="scale", strength=0.3), dict(type="scaled_intervention", strength=0.3)),
+                     (dict(op="noise", seed=4), dict(type="noise_injection", seed=4)),
+                     (dict(op="random", seed=4), dict(type="random_replacement", seed=4)),
+                     (dict(op="set", vector=v), dict(type="mean_ablation", vector=v)),
+                     (dict(op="patch", vector=v), dict(type="activation_patching", vector=v))):
+            place = {"layer": 1, "component": "mlp_out"}
+            x, y = rows(self.ok(dict(place, **a))), rows(self.ok(dict(place, **b)))
+            self.assertEqual(x, y)
+            self.assertNotEqual(x, plain)
+
+    def test_names_of_other_libraries(self):
+        x = rows(self.ok({"layer": 1, "component": "resid_post", "op": "scale", "strength": 2}))
+        for name in ({"name": "blocks.1.hook_resid_post"}, {"layer_name": "model.layers.1"},
+                     {"layer": "transformer.h.1", "component": "residual"}):
+            self.assertEqual(rows(self.ok(dict(name, op="scale", strength=2))), x)
+
+    def test_a_vector_may_come_as_base64(self):
+        v = [0.01 * i for i in range(WIDTH)]
+        data = base64.b64encode(struct.pack("<%df" % WIDTH, *v)).decode()
+        place = {"layer": 0, "component": "resid_post", "op": "add"}
+        self.assertEqual(rows(self.ok(dict(place, vector=v))),
+                         rows(self.ok(dict(place, vector={"shape": [WIDTH], "dtype": "float32", "data": data}))))
+
+    def test_every_layer_at_once(self):
+        place = {"component": "attn_out", "op": "zero"}
+        self.assertEqual(rows(self.ok(dict(place, layer="*"))),
+                         rows(self.ok(*[dict(place, layer=i) for i in range(3)])))
+
+    def test_positions_and_phases(self):
+        place = {"layer": 2, "component": "resid_post", "op": "zero"}
+        zero = [0.0] * WIDTH
+        for positions, edited in (("last", {6}), ("prompt", set(range(7))), ([0, -1], {0, 6}), ("2:4", {2, 3}), ("generated", set())):
+            got = rows(self.ok(dict(place, positions=positions)))
+            self.assertEqual({i for i, row in enumerate(got) if row == zero}, edited, positions)
+
+    def test_clamp_to_a_value(self):
+        d = [1.0] + [0.0] * (WIDTH - 1)
+        got = rows(self.ok({"layer": 2, "component": "resid_post", "op": "clamp", "direction": d, "value": 7}))
+        for row in got:
+            self.assertAlmostEqual(row[0], 7, places=5)
+
+    def test_no_hooks_needed_and_streams_too(self):
+        body = {"prompt": "abc", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+        plain = server.post("/v1/completions", body)[1]["choices"][0]["text"]
+        edit = [{"layer": "*", "component": "mlp_out", "op": "scale", "strength": -3}]
+        status, steered = server.post("/v1/completions", dict(body, interventions=edit))
+        self.assertEqual(status, 200)
+        self.assertNotEqual(steered["choices"][0]["text"], plain)
+        pieces = server.sse("/v1/completions", dict(body, interventions=edit))
+        self.assertEqual("".join(p["choices"][0]["text"] for p in pieces if p["choices"]), steered["choices"][0]["text"])
+        self.assertEqual(server.post("/v1/completions", body)[1]["choices"][0]["text"], plain)
+
+    def test_on_chats(self):
+        body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2,
+                "interventions": [{"layer": 0, "component": "resid_post", "op": "scale", "strength": 1}]}
+        if server.post("/v1/chat/completions", dict(body, interventions=[]))[0] != 200:
+            self.skipTest("this tiny model has no chat template")
+        self.assertEqual(server.post("/v1/chat/completions", body)[0], 200)
+
+
+class Rows(ApiTest):
+    def test_one_row_for_each_position_of_the_prompt(self):
+        place = {"layer": 2, "component": "resid_post", "op": "set", "positions": [1, 4]}
+        vector = [[1.0] * WIDTH, [2.0] * WIDTH]
+        reply = complete([dict(place, vector=vector)])
+        self.assertEqual(reply[0], 200, reply[1])
+        got = rows(reply)
+        self.assertEqual((got[1], got[4]), tuple(vector))
+        for change, says in (({"positions": "all"}, "2 rows are given for 7"), ({"positions": [1, 8]}, "2 rows are given for 1"),
+                             ({"positions": [4, 1]}, "ascend")):
+            self.check_error(complete([dict(place, vector=vector, **change)]), 400, "interventions[0]", says=says)
+
+
+class Refusals(ApiTest):
+    def test_each_names_its_field(self):
+        good = {"layer": 1, "component": "resid_post", "op": "zero"}
+        for change, status, param, says in (
+                ({"op": "ad"}, 400, "interventions[0].op", "add"),
+                ({"op": None}, 400, "interventions[0].op", "missing"),
+                ({"type": "zero_ablation"}, 400, "interventions[0].op", "two names"),
+                ({"strenght": 1}, 400, "interventions[0].strenght", "strength"),
+                ({"op": "scale"}, 400, "interventions[0].strength", "missing"),
+                ({"op": "scale", "strength": "x"}, 400, "interventions[0].strength", "number"),
+                ({"op": "add"}, 400, "interventions[0]", "needs a vector of 64"),
+                ({"op": "add", "vector": [1, 2]}, 400, "interventions[0]", "64 numbers"),
+                ({"op": "add", "vector": "zz"}, 400, "interventions[0].vector", ""),
+                ({"vector": [1.0] * WIDTH}, 400, "interventions[0]", "takes no vector"),
+                ({"op": "project_out", "direction": [0] * WIDTH}, 400, "interventions[0]", "no direction"),
+                ({"when": {"direction": [1] * WIDTH}}, 400, "interventions[0].when", "above or below"),
+                ({"when": 3}, 400, "interventions[0].when", "object"),
+                ({"layer": 3}, 400, "interventions[0].layer", "layers 0 to 2"),
+                ({"component": "resid"}, 400, "interventions[0].component", "nearest"),
+                ({"heads": [0]}, 400, "interventions[0]", "no heads"),
+                ({"channels": [99]}, 400, "interventions[0]", ""),
+                ({"positions": [500000]}, 400, "interventions[0]", "does not exist"),
+                ({"component": "attn_probs"}, 422, "interventions[0]", "cannot be changed"),
+                ({"component": "router_logits"}, 422, "interventions[0]", "absent")):
+            with self.subTest(change=change):
+                edit = {k: v for k, v in dict(good, **change).items() if v is not None}
+                got, body = complete([edit])
+                self.assertEqual(got, status, body)
+                self.assertEqual(body["error"]["param"], param, body)
+                self.assertIn(says, body["error"]["message"])
+
+    def test_the_list_itself(self):
+        self.check_error(complete("zero"), 400, "interventions", says="list")
+        self.check_error(complete([3]), 400, "interventions[0]", says="object")
+        many = [{"layer": 0, "component": "resid_post", "op": "zero"}] * 5000
+        self.check_error(complete(many), 400, "interventions", says="4096")
+
+    def test_the_index_is_the_requests_own(self):
+        edits = [{"layer": "*", "component": "mlp_out", "op": "zero"}, {"layer": 0, "component": "mlp_out", "op": "add"}]
+        self.check_error(complete(edits), 400, "interventions[1]", says="needs a vector")
+
+
+class Beside(ApiTest):
+    def test_others_are_left_alone(self):
+        alone = rows(complete([]))
+        done = threading.Event()
+
+        def disturb():
+            while not done.is_set():
+                complete([{"layer": "*", "component": "resid_post", "op": "scale", "strength": 5}], max_tokens=12)
+
+        other = threading.Thread(target=disturb)
+        other.start()
+        try:
+            for _ in range(20):
+                got = rows(complete([], cache_prompt=False))
+                scale = max(abs(x) for row in alone for x in row)
+                worst = max(abs(a - b) for x, y in zip(got, alone) for a, b in zip(x, y)) / scale
+                self.assertLess(worst, 1e-5)
+        finally:
+            done.set()
+            other.join()
+
+
+if __name__ == "__main__":
+    unittest.main()
