@@ -12,6 +12,7 @@ extern "C" {
 
 struct llama_model;
 struct llama_context;
+struct llama_batch;
 struct llama_model_params;
 struct llama_context_params;
 struct ggml_cgraph;
@@ -32,6 +33,9 @@ bool glia_bridge_knows_tools(const glia_templates *t);
 struct llama_model *glia_bridge_load(const char *path, const struct llama_model_params *p, const char **why);
 struct llama_context *glia_bridge_context(struct llama_model *m, const struct llama_context_params *p,
                                           const char **why);
+
+/* llama_decode; -4 with *why (as above) when llama.cpp threw or asserted on this thread: the context must not be used again. */
+int32_t glia_bridge_decode(struct llama_context *ctx, const struct llama_batch *batch, const char **why);
 
 /* Build, but do not run, the graph of a pass over n_tokens tokens of n_seqs sequences, n_outputs of them outputs.
  * llama.cpp builds it over every stream of the cache: n_seqs must be their number and divide n_tokens.  Valid until the

@@ -29,8 +29,8 @@ constexpr size_t max_prompt_bytes   = 64u << 20;
 thread_local bool guarded = false;
 thread_local char reason[320];
 
-/* ggml calls this before it aborts.  Thrown from here, the exception unwinds llama.cpp's loader, whose own resources are
- * all owned by objects; anywhere else a failed assertion still ends the process. */
+/* ggml calls this before it aborts.  Thrown from here, the exception unwinds llama.cpp on this thread, whose resources are
+ * all owned by objects; in compute threads a failed assertion still ends the process. */
 void on_assert(const char * message) {
     if (guarded) {
         throw std::runtime_error(message);
@@ -290,6 +290,12 @@ extern "C" llama_model * glia_bridge_load(const char * path, const llama_model_p
 
 extern "C" llama_context * glia_bridge_context(llama_model * m, const llama_context_params * p, const char ** why) {
     return guard([&] { return llama_init_from_model(m, *p); }, why);
+}
+
+extern "C" int32_t glia_bridge_decode(llama_context * ctx, const llama_batch * batch, const char ** why) {
+    int32_t rc = 0;
+    const bool * ran = guard([&]() -> const bool * { rc = llama_decode(ctx, *batch); return &guarded; }, why);
+    return ran ? rc : -4;
 }
 
 extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs,

@@ -74,6 +74,7 @@ struct glia_worker {
     uint64_t clock;
     int32_t turn;
     bool was_aborted;
+    char broken[160]; /* llama.cpp failed an assertion: nothing is computed any more; "" while it is well */
     atomic_bool stopping;
     glia_buf out; /* text on its way out, reused */
 };
@@ -132,7 +133,9 @@ static int32_t decode(glia_worker *w) {
     llama_seq_id seq = w->rows[0].seq;
     int32_t before = w->one_at_a_time ? llama_memory_seq_pos_max(w->mem, seq) : -1;
     glia_tap_begin(w->tap, w->rows, w->batch.n_tokens);
-    int32_t rc = llama_decode(w->ctx, w->batch);
+    const char *why = "";
+    int32_t rc = w->broken[0] ? -1 : glia_bridge_decode(w->ctx, &w->batch, &why);
+    if (why[0]) (void)snprintf(w->broken, sizeof w->broken, "%s", why);
     glia_tap_end(w->tap, rc == 0);
     if (w->one_at_a_time) glia_tap_state_moved(w->tap, before, llama_memory_seq_pos_max(w->mem, seq));
     return rc;
@@ -339,6 +342,10 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         }
         glia_atlas_cache_init(&cache, m);
         if (!glia_atlas_cache_load(&cache, m->atlas) && prove_atlas(w)) glia_atlas_cache_store(&cache, m->atlas);
+        if (w->broken[0]) {
+            st = glia_fail(err, GLIA_EINVAL, "llama.cpp cannot run this model: %s", w->broken);
+            goto done;
+        }
     }
     glia_log(GLIA_LOG_DEBUG, "atlas: mapped in %.1f ms, proven in %.1f ms", mapped - began, glia_now_ms() - mapped);
     if (m->atlas) m->info.hooks_refused = m->atlas->refused;
@@ -1006,8 +1013,11 @@ static void pass(glia_worker *w) {
     w->was_aborted = false;
     tally(&w->m->tally.passes, rc == 0);
     if (rc) {
-        glia_log(GLIA_LOG_ERROR, "llama_decode answered %d", rc);
-        fail_batch(w, false, GLIA_EINTERNAL, rc == 1 ? "the KV cache has no room" : "the forward pass failed");
+        glia_log(GLIA_LOG_ERROR, "llama_decode answered %d%s%s", rc, w->broken[0] ? ": " : "", w->broken);
+        fail_batch(w, false, GLIA_EINTERNAL,
+                   rc == 1        ? "the KV cache has no room"
+                   : w->broken[0] ? "llama.cpp cannot run this model (see the server's log)"
+                                  : "the forward pass failed");
         return;
     }
     if (tapped == GLIA_TAP_NOMEM) fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import harness
 from harness import ApiTest, run
@@ -139,6 +140,20 @@ class BadFiles(ApiTest):
         data[8:16] = struct.pack("<Q", 1)
         data[16:24] = struct.pack("<Q", 2 ** 62)  # number of keys
         self.refused(self.file("keys.gguf", data))
+
+    def test_a_model_that_llama_cpp_cannot_run(self):
+        """llama4 makes an input for its layers without RoPE, every fourth one: with three layers nothing reads it, and
+        llama.cpp's decode asserts."""
+        sys.path.insert(0, os.path.join(harness.SOURCE, "tools", "tiny"))
+        import mktiny
+        metadata, tensors = mktiny.metadata("llama4"), mktiny.gguf_tensors("llama4")
+        shorter = [(k, t, 3 if k == "llama4.block_count" else v[:3] if isinstance(v, list) and len(v) == 4 else v)
+                   for k, t, v in metadata]
+        with unittest.mock.patch.object(mktiny, "metadata", lambda _: shorter), \
+                unittest.mock.patch.object(mktiny, "gguf_tensors",
+                                           lambda _: [t for t in tensors if not t[0].startswith("blk.3.")]):
+            path = self.file("short.gguf", mktiny.gguf_bytes("llama4"))
+        self.assertIn("cannot run this model", self.refused(path))
 
     def test_larger_than_the_memory_given(self):
         err = self.refused(harness.MODEL, "--memory-limit", "10M")
