@@ -328,6 +328,9 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     st = make_atlas(w, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
     if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
+    for (int32_t il = 0; m->atlas && m->atlas->attn && il < m->atlas->n_layer; il++) {
+        m->info.flash_attention |= m->atlas->attn[il].flash; /* read from the graph: auto decides while it is built */
+    }
     m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
     if (!glia_tap_set_atlas(w->tap, m->atlas, llama_model_n_swa(m->lm) > 0, m->params.n_threads)) {
         st = GLIA_ENOMEM;

@@ -197,12 +197,31 @@ class Inspect(ApiTest):
     def test_table_and_json_agree(self):
         status, out, err = run("inspect", harness.MODEL)
         self.assertEqual((status, err), (0, ""))
-        row = re.search(r"^  resid_post\s+576\s+([Ps ]+)$", out, re.M)
-        self.assertIsNotNone(row, out)
-        self.assertEqual(len(row.group(1).replace(" ", "")), 30)
+        self.assertRegex(out, r"(?m)^  resid_post +576 +proven 0-29$")
+        self.assertRegex(out, r"(?m)^  q +576  9 x 64 +proven 0-29$")
+        self.assertRegex(out, r"(?m)^  attention   flash")
         r = json.loads(run("inspect", harness.MODEL, "--json")[1])
         self.assertEqual(r["model"]["n_layer"], 30)
+        self.assertTrue(r["model"]["flash_attention"])
+        off = run("inspect", harness.MODEL, "--flash-attn", "off")[1]
+        self.assertRegex(off, r"(?m)^  attention   plain")
         self.assertEqual(len(r["hooks"]["points"]), 40)
+
+    def test_every_absent_place_is_told_with_its_reason(self):
+        out = run("inspect", harness.tiny("jamba"))[1]
+        table, _, missing = out.partition("not given, and why:")
+        told = {}
+        for reason, points in re.findall(r"^  - (.*):\n      (.*)$", missing, re.M):
+            self.assertNotIn(reason, told)
+            told[reason] = points.split("; ")
+        self.assertIn("q 0, 2", told["this layer has no attention over a KV cache"])
+        self.assertIn("ssm_out 1", told["this layer has no state-space scan or linear attention"])
+        self.assertRegex(table, r"(?m)^  q +64  4 x 16 +proven 1$")
+        for point in json.loads(run("inspect", harness.tiny("jamba"), "--json")[1])["hooks"]["points"]:
+            for i, layer in enumerate(point["layers"]):
+                if layer["grade"] not in ("proven", "structural"):
+                    rows = [p for p in told[layer["reason"]] if p.split(" ")[0] == point["point"]]
+                    self.assertEqual(len(rows), 1, (point["point"], i, told))
 
 
 class Demo(ApiTest):
