@@ -7,9 +7,12 @@
 void glia_app_init(glia_app *app) {
     *app = (glia_app){0};
     (void)pthread_mutex_init(&app->lock, NULL);
+    app->tasks = glia_tasks_new();
 }
 
 void glia_app_clear(glia_app *app) {
+    glia_tasks_free(app->tasks); /* they use the models */
+    app->tasks = NULL;
     for (size_t i = 0; i < app->n_models; i++) glia_model_close(app->models[i]);
     app->n_models = 0;
     glia_capture_memory_unref(app->capture_memory);
@@ -47,24 +50,35 @@ size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading)
 }
 
 glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_err *err) {
-    glia_model *models[GLIA_APP_MODELS];
-    bool loading;
-    size_t n = glia_app_list(app, models, GLIA_APP_MODELS, &loading);
-    *out = NULL;
     char known[256] = "";
-    for (size_t i = 0; i < n; i++) {
+    *out = NULL;
+    (void)pthread_mutex_lock(&app->lock);
+    size_t n = app->n_models;
+    bool loading = app->loading;
+    for (size_t i = 0; i < n && !*out; i++) {
         glia_model_info info;
-        glia_model_get_info(models[i], &info);
+        glia_model_get_info(app->models[i], &info);
         if (!id || !strcmp(id, info.id)) {
-            *out = models[i];
-            return GLIA_OK;
+            *out = app->models[i];
+            app->holds[i]++;
         }
         size_t at = strlen(known);
         (void)snprintf(known + at, sizeof known - at, "%s\"%s\"", at ? ", " : "", info.id);
     }
+    (void)pthread_mutex_unlock(&app->lock);
+    if (*out) return GLIA_OK;
     if (!n) {
         return glia_fail(err, GLIA_EUNAVAILABLE,
                          loading ? "the model is still loading, try again" : "no model is loaded");
     }
     return glia_fail_at(err, GLIA_EMODEL, "model", "no model \"%.120s\" here; loaded: %s", id, known);
+}
+
+void glia_app_release(glia_app *app, glia_model *m) {
+    if (!m) return;
+    (void)pthread_mutex_lock(&app->lock);
+    for (size_t i = 0; i < app->n_models; i++) {
+        if (app->models[i] == m) app->holds[i]--;
+    }
+    (void)pthread_mutex_unlock(&app->lock);
 }

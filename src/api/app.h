@@ -4,6 +4,7 @@
  * until the HTTP server has stopped.  Later this list becomes a registry that loads and unloads by itself. */
 #ifndef GLIA_API_APP_H
 #define GLIA_API_APP_H
+#include "api/tasks.h"
 #include "glia.h"
 #include "http/http.h"
 #include <pthread.h>
@@ -13,9 +14,11 @@ enum { GLIA_APP_MODELS = 16 };
 typedef struct glia_app {
     pthread_mutex_t lock;
     glia_model *models[GLIA_APP_MODELS]; /* the first one is the default */
+    size_t holds[GLIA_APP_MODELS];       /* by requests and tasks that use it */
     size_t n_models;
     bool loading;     /* the first model is on its way: answer 503, not 404 */
     glia_capture_memory *capture_memory; /* shared by the models; set before the server starts, or NULL */
+    glia_tasks *tasks; /* made by init; NULL: there was no memory */
     size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 
@@ -24,9 +27,10 @@ void glia_app_clear(glia_app *app); /* closes the models */
 glia_status glia_app_add(glia_app *app, glia_model *take, glia_err *err);
 void glia_app_set_loading(glia_app *app, bool loading);
 
-/* The model a request names; id NULL: the default one.  Valid until glia_app_clear.
+/* The model a request names; id NULL: the default one.  Held until glia_app_release: it stays open at least so long.
  * EMODEL: no such model (the message names those there are).  EUNAVAILABLE: still loading. */
 glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_err *err);
+void glia_app_release(glia_app *app, glia_model *m); /* NULL is fine */
 /* Up to cap models, in order; returns how many. */
 size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading);
 

@@ -19,6 +19,10 @@ void glia_on_detokenize(void *ud, glia_http_request *rq);
 void glia_on_openapi(void *ud, glia_http_request *rq);
 /* metrics.c */
 void glia_on_metrics(void *ud, glia_http_request *rq);
+/* tasks.c */
+void glia_on_tasks(void *ud, glia_http_request *rq);
+void glia_on_task(void *ud, glia_http_request *rq);
+void glia_on_task_cancel(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);

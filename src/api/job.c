@@ -42,6 +42,7 @@ static void job_free(void *self) {
     glia_tools_clear(&j->tools);
     glia_chat_free(j->chat);
     glia_acts_clear(&j->acts);
+    glia_app_release(j->app, j->model);
     glia_free(j);
 }
 

@@ -60,6 +60,7 @@ void glia_on_model(void *ud, glia_http_request *rq) {
     glia_buf b = {0};
     (void)glia_app_list(ud, &first, 1, NULL);
     glia_add_model(&b, m, m == first);
+    glia_app_release(ud, m);
     glia_buf_adds(&b, "\n");
     glia_reply_json(rq, &b);
 }
@@ -113,6 +114,7 @@ void glia_on_hooks(void *ud, glia_http_request *rq) {
     }
     glia_buf b = {0};
     glia_add_hooks(&b, m);
+    glia_app_release(ud, m);
     glia_buf_adds(&b, "\n");
     glia_reply_json(rq, &b);
 }

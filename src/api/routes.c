@@ -19,6 +19,10 @@ static const glia_http_route routes[] = {
     {"POST", "/v1/completions", glia_on_completions, "Text completion; activation_hooks are taken too", false},
     {"POST", "/v1/tokenize", glia_on_tokenize, "Text or a chat to token ids", false},
     {"POST", "/v1/detokenize", glia_on_detokenize, "Token ids to text", false},
+    {"GET", "/v1/tasks", glia_on_tasks, "Long work: what runs and what has ended; ?kind= picks one sort", false},
+    {"GET", "/v1/tasks/status/{id}", glia_on_task, "One task with its progress and, once it has ended, its result", false},
+    {"GET", "/v1/tasks/{id}", glia_on_task, "The same", false},
+    {"DELETE", "/v1/tasks/{id}", glia_on_task_cancel, "Cancel a task", false},
     {0},
 };
 

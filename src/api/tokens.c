@@ -57,7 +57,7 @@ static glia_status ids_of(yyjson_val *root, const glia_model *m, int32_t **ids, 
 void glia_on_tokenize(void *ud, glia_http_request *rq) {
     yyjson_doc *doc;
     yyjson_val *root;
-    glia_model *m;
+    glia_model *m = NULL;
     glia_err err;
     glia_buf b = {0}, prompt = {0};
     int32_t *ids = NULL;
@@ -80,13 +80,14 @@ done:
     glia_buf_clear(&b);
     glia_buf_clear(&prompt);
     glia_free(ids);
+    glia_app_release(ud, m);
     yyjson_doc_free(doc);
 }
 
 void glia_on_detokenize(void *ud, glia_http_request *rq) {
     yyjson_doc *doc;
     yyjson_val *root;
-    glia_model *m;
+    glia_model *m = NULL;
     glia_err err;
     glia_buf b = {0};
     int32_t *ids = NULL;
@@ -111,5 +112,6 @@ done:
     if (st) (void)glia_http_reply_error(rq, &err);
     glia_free(text);
     glia_free(ids);
+    glia_app_release(ud, m);
     yyjson_doc_free(doc);
 }

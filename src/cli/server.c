@@ -9,7 +9,7 @@ bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen,
     glia_err err;
     glia_app_init(&s->app);
     s->app.capture_memory = glia_capture_memory_new(capture_bytes ? capture_bytes : (size_t)2 * GIB);
-    if (!s->app.capture_memory) {
+    if (!s->app.capture_memory || !s->app.tasks) {
         glia_app_clear(&s->app);
         (void)glia_fail(&err, GLIA_ENOMEM, "out of memory");
         return cli_print_error(&err);
