@@ -32,20 +32,20 @@ MUTANTS = {
         ("same &= v[i] == row++;", "row++;", 1)]},
     "head stride one short": {"src/tap/tap.c": [
         ("src + (size_t)w->heads[k] * stride, hd", "src + (size_t)w->heads[k] * (stride - sizeof(float)), hd", 1)]},
-    "the row of the slot before": {"src/engine/worker.c": [
+    "the row of the slot before": {"src/engine/wants.c": [
         (".row0 = s->row0,", ".row0 = s->row0 - (s->row0 > 0),", 1)]},
-    "mask of the chunk one row late": {"src/engine/worker.c": [
+    "mask of the chunk one row late": {"src/engine/wants.c": [
         ("s->masks[h] ? s->masks[h] + s->n_past : NULL", "s->masks[h] ? s->masks[h] + s->n_past - (s->n_past > 0) : NULL", 1)]},
-    "rows of a later chunk over the first": {"src/engine/worker.c": [
+    "rows of a later chunk over the first": {"src/engine/wants.c": [
         ("size_t at = (size_t)have * (size_t)one.out_width;", "size_t at = (size_t)(have - (have > 0)) * (size_t)one.out_width;", 1)]},
-    "positions one too high": {"src/engine/worker.c": [
+    "positions one too high": {"src/engine/wants.c": [
         ("frame_positions(f)[have + n] = w->rows[s->row0 + i].pos;", "frame_positions(f)[have + n] = w->rows[s->row0 + i].pos + 1;", 1)]},
-    "token of the first row": {"src/engine/worker.c": [
+    "token of the first row": {"src/engine/wants.c": [
         ("frame_tokens(f)[have + n] = w->rows[s->row0 + i].token;", "frame_tokens(f)[have + n] = w->rows[s->row0].token;", 1)]},
-    "a wanted row from the cache": {"src/engine/worker.c": [
+    "a wanted row from the cache": {"src/engine/prefix.c": [
         ("if (n > r->first_wanted) n = r->first_wanted;", "if (n > r->first_wanted) n = r->first_wanted + 1;", 1)]},
     "slots planned in reverse order, nothing proven": {
-        "src/engine/worker.c": [
+        "src/engine/batch.c": [
             ("        else add_prefill(w, s, n);\n    }\n",
              """        else add_prefill(w, s, n);
     }
