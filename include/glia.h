@@ -206,6 +206,12 @@ void glia_model_get_info(const glia_model *m, glia_model_info *out);
 
 void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out);
 
+/* Bytes of the model's capture memory set aside for rows that the caller keeps (copied from frames).
+ * ETOOLARGE: more than there ever are.  EBUSY: others hold too much now; try again. */
+typedef struct glia_lease glia_lease;
+glia_status glia_model_lease(glia_lease **out, const glia_model *m, uint64_t n_bytes, glia_err *err);
+void glia_lease_free(glia_lease *l); /* NULL is fine */
+
 /* What the model's engine has done since it was loaded, and does now.  Each number is whole, but they are not read at
  * one moment. */
 typedef struct glia_activity {

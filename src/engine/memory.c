@@ -116,3 +116,10 @@ void glia_lease_hold(glia_lease *l, size_t n_bytes) {
 }
 
 void glia_lease_drop(glia_lease *l, size_t n_bytes) { atomic_fetch_sub(&l->memory->held, n_bytes); }
+
+/* Of a lease that glia_model_lease gave: all of its bytes count as held. */
+void glia_lease_free(glia_lease *l) {
+    if (!l) return;
+    glia_lease_drop(l, (size_t)l->n_bytes);
+    glia_lease_unref(l);
+}

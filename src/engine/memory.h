@@ -11,7 +11,6 @@
 #include "glia.h"
 
 typedef struct glia_inbox glia_inbox;
-typedef struct glia_lease glia_lease;
 
 glia_capture_memory *glia_capture_memory_ref(glia_capture_memory *m);
 

@@ -360,6 +360,23 @@ void glia_model_capture_usage(const glia_model *m, glia_capture_usage *out) {
     glia_capture_memory_read(m->memory, out);
 }
 
+glia_status glia_model_lease(glia_lease **out, const glia_model *m, uint64_t n_bytes, glia_err *err) {
+    glia_capture_usage u;
+    *out = NULL;
+    glia_capture_memory_read(m->memory, &u);
+    if (n_bytes > u.limit || n_bytes > SIZE_MAX) {
+        return glia_fail(err, GLIA_ETOOLARGE, "%.1f MiB of activations are more than the %.1f MiB there are",
+                         (double)n_bytes / 1048576, (double)u.limit / 1048576);
+    }
+    glia_status st = glia_lease_take(out, m->memory, n_bytes);
+    if (!st) glia_lease_hold(*out, (size_t)n_bytes);
+    else if (st == GLIA_EBUSY)
+        glia_fail_at(err, st, "activation_hooks", "%.1f MiB of activations are not free now: others hold %.1f of %.1f MiB",
+                     (double)n_bytes / 1048576, (double)u.leased / 1048576, (double)u.limit / 1048576);
+    else glia_fail(err, st, "out of memory for activations");
+    return st;
+}
+
 void glia_model_activity(const glia_model *m, glia_activity *out) {
     const glia_tally *t = &m->tally;
     *out = (glia_activity){.requests = atomic_load(&t->requests),
