@@ -1,7 +1,7 @@
-"""Does the soak find rows that are off by one?  Each mutant is a copy of one source file with a small, deliberate fault;
-it is compiled as the build compiles the file, linked in front of the library, and the soak must fail with it (a wrong
-row, a crash or a hang) with one of three seeds: which requests share a pass hangs on the machine's speed, and some
-mutants only show then.
+"""Does the soak find rows that are off by one, and the test of interventions rows changed off by one?  Each mutant is a
+copy of one source file with a small, deliberate fault; it is compiled as the build compiles the file, linked in front of
+the library, and the test must fail with it (a wrong row, a crash or a hang).  The soak may with one of three seeds: which
+requests share a pass hangs on the machine's speed, and some mutants only show then.
 
 Nothing of this is in the product: a mutant is made by replacing text that must occur exactly once (or as often as
 said); when the code has moved on, the test says so.  MUTANTS=name,… runs only these."""
@@ -15,7 +15,7 @@ import unittest
 
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
 BUILD = os.getcwd()
-TARGET = "tests/test_unit_soak"
+SOAK, EDIT = "tests/test_unit_soak", "tests/test_unit_edit"
 REQUESTS = "150"
 SEEDS = ("20261123", "7", "8")
 
@@ -33,7 +33,7 @@ MUTANTS = {
     "head stride one short": {"src/tap/tap.c": [
         ("src + (size_t)w->heads[k] * stride, hd", "src + (size_t)w->heads[k] * (stride - sizeof(float)), hd", 1)]},
     "the row of the slot before": {"src/engine/wants.c": [
-        (".row0 = s->row0,", ".row0 = s->row0 - (s->row0 > 0),", 1)]},
+        (".row0 = s->row0,\n                           .n_rows", ".row0 = s->row0 - (s->row0 > 0),\n.n_rows", 1)]},
     "mask of the chunk one row late": {"src/engine/wants.c": [
         ("s->masks[h] ? s->masks[h] + s->n_past : NULL", "s->masks[h] ? s->masks[h] + s->n_past - (s->n_past > 0) : NULL", 1)]},
     "rows of a later chunk over the first": {"src/engine/wants.c": [
@@ -67,17 +67,31 @@ MUTANTS = {
         ("{ return w->heads ? w->heads[k] : k; }", "{ return w ? k : 0; }", 1)]},
 }
 
+# the same, found by the test of interventions
+EDIT_MUTANTS = {
+    "edits in the rows of the slot before": {"src/engine/wants.c": [
+        (".row0 = s->row0,\n                                   .n_rows", ".row0 = s->row0 - (s->row0 > 0),\n.n_rows", 1)]},
+    "edits of the chunk one row late": {"src/engine/wants.c": [
+        (".mask = mask ? mask + s->n_past : NULL,", ".mask = mask ? mask + s->n_past - (s->n_past > 0) : NULL,", 1)]},
+    "vectors of the first chunk again": {"src/engine/wants.c": [
+        (".first = glia_rhook_count(k, 0, s->n_past),", ".first = 0,", 1)]},
+    "edits in the row above": {"src/tap/edit.c": [
+        ("to = out_row ? out_row[row] : row;", "to = (out_row ? out_row[row] : row) - (row > 0);", 1)]},
+    "edits in the head before the chosen one": {"src/tap/edit.c": [
+        ("(size_t)e->heads[c / hd] * hd", "(size_t)(e->heads[c / hd] - 1) * hd", 1)]},
+}
+
 
 def commands():
     with open(os.path.join(BUILD, "compile_commands.json")) as f:
         return {os.path.relpath(os.path.realpath(c["file"]), os.path.realpath(SOURCE)): c["command"] for c in json.load(f)}
 
 
-def link_command():
+def link_command(target):
     if os.path.exists(os.path.join(BUILD, "build.ninja")):
-        lines = subprocess.run(["ninja", "-t", "commands", TARGET], capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(["ninja", "-t", "commands", target], capture_output=True, text=True, check=True).stdout
         return re.search(r"^: && (.*) && :$", lines.splitlines()[-1]).group(1)
-    with open(os.path.join(BUILD, "CMakeFiles", os.path.basename(TARGET) + ".dir", "link.txt")) as f:
+    with open(os.path.join(BUILD, "CMakeFiles", os.path.basename(target) + ".dir", "link.txt")) as f:
         return f.read().strip()
 
 
@@ -93,7 +107,7 @@ def mutate(path, changes):
 
 
 class Mutation(unittest.TestCase):
-    def build(self, folder, mutant):
+    def build(self, folder, target, mutant):
         objects = []
         for path, changes in mutant.items():
             copy = os.path.join(folder, os.path.basename(path))
@@ -108,8 +122,8 @@ class Mutation(unittest.TestCase):
             p = subprocess.run(words, cwd=BUILD, capture_output=True, text=True)
             self.assertEqual(p.returncode, 0, "%s does not compile:\n%s" % (path, p.stderr))
             objects.append(objects_path)
-        program = os.path.join(folder, "soak")
-        words = shlex.split(self.link)
+        program = os.path.join(folder, "mutant")
+        words = shlex.split(link_command(target))
         at = words.index("-o")
         words[at + 1] = program
         words[at:at] = objects + ["-Wl,-s"]
@@ -126,31 +140,41 @@ class Mutation(unittest.TestCase):
                 return found[1]
         return "no reason given"
 
-    def soak(self, program, seed=SEEDS[0]):
-        env = dict(os.environ, SOAK_REQUESTS=REQUESTS, SOAK_SEED=seed, SOAK_FAMILIES="llama", MALLOC_PERTURB_="85")
+    def run_test(self, program, seed=None):
+        env = dict(os.environ, MALLOC_PERTURB_="85")
+        if seed:
+            env.update(SOAK_REQUESTS=REQUESTS, SOAK_SEED=seed, SOAK_FAMILIES="llama")
         try:
             p = subprocess.run([program], capture_output=True, text=True, timeout=120, env=env)
         except subprocess.TimeoutExpired:
             return None, "it hangs"
         return p.returncode, self.reason(p.stdout + p.stderr)
 
-    def test_every_mutant_is_found(self):
-        self.commands, self.link = commands(), link_command()
+    def all_found(self, target, mutants, seeds):
+        self.commands = commands()
         only = os.environ.get("MUTANTS")
+        chosen = {k: v for k, v in mutants.items() if not only or k in only.split(",")}
+        if not chosen:
+            self.skipTest("MUTANTS names none of these")
         with tempfile.TemporaryDirectory(prefix="glia-mutants-") as folder:
-            status, said = self.soak(os.path.join(BUILD, TARGET))
-            self.assertEqual(status, 0, "the soak fails without a mutant: " + said)
-            for name, mutant in MUTANTS.items():
-                if only and name not in only.split(","):
-                    continue
+            status, said = self.run_test(os.path.join(BUILD, target), seeds[0])
+            self.assertEqual(status, 0, "the test fails without a mutant: " + said)
+            for name, mutant in chosen.items():
                 with self.subTest(name):
-                    program = self.build(folder, mutant)
-                    for seed in SEEDS:
-                        status, said = self.soak(program, seed)
-                        print("%s: seed %s: status %s: %s" % (name, seed, status, said.strip()), flush=True)
+                    program = self.build(folder, target, mutant)
+                    for seed in seeds:
+                        status, said = self.run_test(program, seed)
+                        print("%s: %sstatus %s: %s" % (name, "seed %s: " % seed if seed else "", status, said.strip()),
+                              flush=True)
                         if status != 0:
                             break
-                    self.assertNotEqual(status, 0, "the soak does not find it with any of %d seeds" % len(SEEDS))
+                    self.assertNotEqual(status, 0, "no test finds it")
+
+    def test_every_mutant_is_found(self):
+        self.all_found(SOAK, MUTANTS, SEEDS)
+
+    def test_every_mutant_of_interventions_is_found(self):
+        self.all_found(EDIT, EDIT_MUTANTS, (None,))
 
 
 if __name__ == "__main__":
