@@ -37,6 +37,6 @@ size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading)
 /* All routes, ended by a row with method NULL; ud of every handler is the glia_app. */
 const glia_http_route *glia_api_routes(void);
 /* error_body of glia_http_params. */
-char *glia_api_error_body(const glia_err *err, size_t *n, const char **content_type);
+char *glia_api_error_body(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type);
 
 #endif

@@ -1,7 +1,8 @@
-/* api/errors.c — the one shape of every error body.  Any thread. */
+/* api/errors.c — the shape of every error body.  Any thread. */
 #include "api/job.h"
 
-char *glia_api_error_body(const glia_err *err, size_t *n, const char **content_type) {
+char *glia_api_error_body(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type) {
+    (void)rq;
     glia_buf b = {0};
     *content_type = "application/json";
     glia_buf_adds(&b, "{");

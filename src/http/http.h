@@ -46,11 +46,12 @@ glia_status glia_http_reply(glia_http_request *rq, int status, const char *conte
                             size_t n); /* copies */
 
 /* -- generators: replies whose bytes come later */
-enum { GLIA_HTTP_WAIT = 0, GLIA_HTTP_END = -1, GLIA_HTTP_ABORT = -2 };
+enum { GLIA_HTTP_WAIT = 0, GLIA_HTTP_END = -1, GLIA_HTTP_ABORT = -2, GLIA_HTTP_AGAIN = -3 };
 typedef struct glia_http_generator {
     /* Called before anything was sent, first at once and then after each wake.  Returns GLIA_HTTP_WAIT (call me again
      * when woken), GLIA_HTTP_END (it has called glia_http_reply*, done), or 1: the reply is a stream; it has then
-     * called glia_http_stream().  GLIA_HTTP_ABORT closes the connection. */
+     * called glia_http_stream().  GLIA_HTTP_ABORT closes the connection.  GLIA_HTTP_AGAIN (it has not replied): what
+     * was waited for is there; the route's handler is called as if the request had just come, then free(). */
     int (*start)(void *self, glia_http_request *rq);
     /* Streams only: fill up to max bytes.  > 0: bytes written; WAIT; END: body complete; ABORT: close without the
      * final chunk, so that the client sees a broken stream. */
@@ -110,9 +111,12 @@ typedef struct glia_http_params {
     size_t max_body_total; /* bytes of all bodies of unfinished requests; 0: 512 MiB */
     unsigned idle_s;       /* 0: 60; a connection that sends or takes nothing for so long is closed */
     int n_threads;         /* 0: 4; raised to one for each 120 of max_connections (see internal.h) */
-    /* Write the error body for err: *content_type is static; the result is malloc'ed.  NULL: a plain line is sent.
-     * Called on any thread of the server. */
-    char *(*error_body)(const glia_err *err, size_t *n, const char **content_type);
+    /* Called before the handler of every request that found its route, once: it may reply or defer (to GLIA_HTTP_AGAIN)
+     * instead.  NULL: none. */
+    void (*before)(void *ud, glia_http_request *rq);
+    /* Write the error body for err, in answer to rq (NULL, or with a NULL path, when none could be read): *content_type is
+     * static; the result is malloc'ed.  NULL: a plain line is sent.  Called on any thread of the server. */
+    char *(*error_body)(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type);
 } glia_http_params;
 
 /* Answer with an error through error_body, with WWW-Authenticate (401) and Retry-After: 1 (429, 503) where they belong.

@@ -73,7 +73,8 @@ struct glia_http {
     size_t n_api_keys;
     size_t max_body, max_header, max_connections, max_body_total;
     unsigned idle_s;
-    char *(*error_body)(const glia_err *err, size_t *n, const char **content_type);
+    void (*before)(void *ud, glia_http_request *rq);
+    char *(*error_body)(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type);
 
     http_listener *listeners; /* [n_listeners] */
     size_t n_listeners;
@@ -170,6 +171,7 @@ struct glia_http_request {
     http_header *headers, **headers_end;
 
     bool deferred;
+    bool admitted; /* `before` has seen it */
     glia_http_generator g;
     void *self;
     atomic_bool finished; /* the generator said its last word: gone() is not called */
@@ -209,6 +211,8 @@ void http_service_kick(struct glia_http *h);
 bool http_connection_open(http_worker *w, int fd, http_connection **out); /* false: out of memory */
 void http_connection_close(http_worker *w, http_connection *k);
 void http_live_add(glia_http_request *rq);
+void http_handle(glia_http_request *rq); /* the route's handler, which replies or defers */
+void http_live_undefer(glia_http_request *rq);
 void http_live_defer(glia_http_request *rq);   /* from now on a client that vanishes is noticed */
 void http_live_unwatch(glia_http_request *rq); /* its waker is touched no more by the service thread; it still counts */
 void http_live_remove(glia_http_request *rq);

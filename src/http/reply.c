@@ -114,8 +114,9 @@ glia_status glia_http_reply(glia_http_request *rq, int status, const char *conte
 }
 
 /* The body for err: error_body's, or a plain line. */
-static char *error_text(const struct glia_http *h, const glia_err *err, size_t *n, const char **content_type) {
-    char *body = h->error_body ? h->error_body(err, n, content_type) : NULL;
+static char *error_text(const struct glia_http *h, const glia_http_request *rq, const glia_err *err, size_t *n,
+                        const char **content_type) {
+    char *body = h->error_body ? h->error_body(rq, err, n, content_type) : NULL;
     if (body) return body;
     *content_type = "text/plain; charset=utf-8";
     *n = strlen(err->message) + 1;
@@ -129,7 +130,7 @@ glia_status glia_http_reply_error(glia_http_request *rq, const glia_err *err) {
     if (!rq->in_handler || rq->replied) return GLIA_EINTERNAL;
     size_t n = 0;
     const char *type = NULL;
-    char *body = error_text(rq->server, err, &n, &type);
+    char *body = error_text(rq->server, rq, err, &n, &type);
     if (!body) return reply_out_of_memory(rq);
     /* Best effort: without memory for the header the reply still says what is wrong. */
     if (err->status == GLIA_EAUTH && !has_header(rq, "WWW-Authenticate")) {
@@ -181,7 +182,7 @@ http_mhd_result http_reply_raw(struct glia_http *h, int fd, glia_http_request *r
     static const char lost[] = "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     size_t n = 0;
     const char *type = NULL;
-    char *body = error_text(h, err, &n, &type), head[512];
+    char *body = error_text(h, NULL, err, &n, &type), head[512];
     int status = glia_status_http(err->status);
     int n_head = snprintf(head, sizeof head,
                           "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\n"

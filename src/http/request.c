@@ -201,18 +201,25 @@ static glia_status check_head(glia_http_request *rq, const char *version, glia_e
 
 /* ------------------------------------------------------------------ phases */
 
-static http_mhd_result dispatch(glia_http_request *rq) {
+void http_handle(glia_http_request *rq) {
+    struct glia_http *h = rq->server;
     glia_err err;
-    rq->phase = HTTP_PHASE_REPLY;
-    http_live_add(rq);
     rq->in_handler = true;
-    rq->match.route->handle(rq->server->ud, rq);
+    if (h->before && !rq->admitted) h->before(h->ud, rq);
+    rq->admitted = true;
+    if (!rq->deferred && !rq->replied) rq->match.route->handle(h->ud, rq);
     if (!rq->deferred && !rq->replied) {
         glia_log(GLIA_LOG_ERROR, "http: the handler of %s gave no reply", rq->match.route->pattern);
         (void)glia_fail(&err, GLIA_EINTERNAL, "the server lost the reply to this request: please report it");
         (void)glia_http_reply_error(rq, &err);
     }
     rq->in_handler = false;
+}
+
+static http_mhd_result dispatch(glia_http_request *rq) {
+    rq->phase = HTTP_PHASE_REPLY;
+    http_live_add(rq);
+    http_handle(rq);
     return rq->deferred ? http_generator_start(rq) : http_reply_send(rq);
 }
 

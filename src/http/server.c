@@ -144,6 +144,7 @@ glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err
 
     h->routes = p->routes;
     h->ud = p->ud;
+    h->before = p->before;
     h->error_body = p->error_body;
     h->max_body = p->max_body ? p->max_body : (size_t)64 << 20;
     h->max_header = p->max_header ? p->max_header : (size_t)64 << 10;

@@ -83,6 +83,12 @@ void http_live_defer(glia_http_request *rq) {
     pthread_mutex_unlock(&rq->server->mu);
 }
 
+void http_live_undefer(glia_http_request *rq) {
+    pthread_mutex_lock(&rq->server->mu);
+    rq->deferred = false;
+    pthread_mutex_unlock(&rq->server->mu);
+}
+
 void http_live_unwatch(glia_http_request *rq) {
     if (!rq->live) return;
     pthread_mutex_lock(&rq->server->mu);

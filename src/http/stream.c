@@ -103,6 +103,16 @@ glia_status glia_http_stream(glia_http_request *rq, int status, const char *cont
     return GLIA_OK;
 }
 
+/* The handler once more; what its generator waited for is kept until it has returned. */
+static void handle_again(glia_http_request *rq) {
+    glia_http_generator g = rq->g;
+    void *self = rq->self;
+    http_live_undefer(rq);
+    rq->g = (glia_http_generator){0}, rq->self = NULL;
+    http_handle(rq);
+    g.free(self);
+}
+
 static http_mhd_result fail_start(glia_http_request *rq, const char *what) {
     glia_err err;
     glia_log(GLIA_LOG_ERROR, "http: the generator of %s %s", rq->match.route->pattern, what);
@@ -124,6 +134,12 @@ http_mhd_result http_generator_start(glia_http_request *rq) {
         if (r == GLIA_HTTP_WAIT) {
             if (rq->replied) return fail_start(rq, "replied and wants to wait");
             if (suspend(rq, round)) return MHD_YES;
+            continue;
+        }
+        if (r == GLIA_HTTP_AGAIN && !rq->replied) {
+            handle_again(rq);
+            if (!rq->deferred) return http_reply_send(rq);
+            round = -1;
             continue;
         }
         if (r == 1) {

@@ -151,7 +151,7 @@ static void errors_have_one_shape(void **state) {
     size_t n;
     const char *type;
     (void)glia_fail_at(&err, GLIA_EINVAL, "messages[2].role", "say \"what\"");
-    char *body = glia_api_error_body(&err, &n, &type);
+    char *body = glia_api_error_body(NULL, &err, &n, &type);
     assert_string_equal(type, "application/json");
     assert_string_equal(body,
                         "{\"error\":{\"message\":\"say \\\"what\\\"\",\"type\":\"invalid_request_error\",\"param\":"
@@ -159,7 +159,7 @@ static void errors_have_one_shape(void **state) {
     assert_int_equal(n, strlen(body));
     glia_free(body);
     (void)glia_fail(&err, GLIA_EBUSY, "later");
-    body = glia_api_error_body(&err, &n, &type);
+    body = glia_api_error_body(NULL, &err, &n, &type);
     assert_non_null(strstr(body, "\"param\":null,\"code\":\"busy\""));
     glia_free(body);
 }
@@ -172,7 +172,7 @@ static void a_writer_out_of_memory_says_so(void **state) {
         (void)glia_fail(&err, GLIA_EINVAL, "a message that is long enough to need more than one piece of memory %0300d",
                         1);
         glia_fault_arm(nth);
-        char *body = glia_api_error_body(&err, &n, &type);
+        char *body = glia_api_error_body(NULL, &err, &n, &type);
         assert_true(!glia_fault_fired() || !body);
         glia_fault_arm(0);
         glia_free(body);

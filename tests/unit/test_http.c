@@ -68,7 +68,7 @@ typedef struct gen {
     long n, start_waits;
     bool lockstep; /* a byte becomes ready, with the only wake there will be, right after read() has looked for it */
     atomic_long n_empty; /* times read() has */
-    char mode; /* 's' stream, 'p' plain reply after start_waits, 'a' abort at n, 'f' forever, 'e' END without reply */
+    char mode; /* 's' stream, 'p' plain reply after start_waits, 'a' abort at n, 'f' forever, 'e' END without reply, 'h': the handler, after start_waits */
     glia_http_waker *waker;
     long pause_us;
 } gen;
@@ -111,6 +111,8 @@ static int gen_start(void *self, glia_http_request *rq) {
         r = GLIA_HTTP_WAIT; /* wakes may melt into one: count what they announce */
     } else if (g->mode == 'p') {
         r = glia_http_reply(rq, 200, "text/plain", "waited", 6) ? GLIA_HTTP_ABORT : GLIA_HTTP_END;
+    } else if (g->mode == 'h') {
+        r = GLIA_HTTP_AGAIN;
     } else if (g->mode == 'e') {
         r = GLIA_HTTP_END;
     } else if (g->mode == 'w') {
@@ -180,15 +182,14 @@ static long query_long(glia_http_request *rq, const char *name, long otherwise) 
     return s ? strtol(s, NULL, 10) : otherwise;
 }
 
-static void on_gen(void *ud, glia_http_request *rq) {
-    app *a = ud;
+static void make_gen(app *a, glia_http_request *rq, const char *mode_key, const char *waits_key) {
     gen *g = calloc(1, sizeof *g);
     if (!g) return;
-    const char *mode = glia_http_query(rq, "mode");
+    const char *mode = glia_http_query(rq, mode_key);
     g->a = a;
     g->mode = mode ? *mode : 's';
     g->n = query_long(rq, "n", 10);
-    g->start_waits = query_long(rq, "waits", 0);
+    g->start_waits = query_long(rq, waits_key, 0);
     g->pause_us = query_long(rq, "us", 0);
     g->lockstep = query_long(rq, "lockstep", 0);
     g->waker = glia_http_waker_get(rq);
@@ -202,6 +203,15 @@ static void on_gen(void *ud, glia_http_request *rq) {
         pthread_detach(t);
     }
     check(a, glia_http_defer(rq, &the_generator, g) == GLIA_OK);
+}
+
+static void on_gen(void *ud, glia_http_request *rq) { make_gen(ud, rq, "mode", "waits"); }
+
+/* ?before=h waits, then lets the handler run; ?before=p replies itself; ?before=r replies at once. */
+static void before(void *ud, glia_http_request *rq) {
+    const char *what = glia_http_query(rq, "before");
+    if (what && *what == 'r') (void)glia_http_reply(rq, 418, "text/plain", "refused", 7);
+    else if (what) make_gen(ud, rq, "before", "bwaits");
 }
 
 static void arm(app *a) {
@@ -283,16 +293,17 @@ static const glia_http_route routes[] = {
     {0},
 };
 
-static char *error_json(const glia_err *err, size_t *n, const char **content_type) {
+static char *error_json(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type) {
     char *p = malloc(1024);
     if (!p) return NULL;
+    (void)rq;
     *n = (size_t)snprintf(p, 1024, "{\"error\":\"%s\"}", err->message);
     *content_type = "application/json";
     return p;
 }
 
-static char *error_none(const glia_err *err, size_t *n, const char **content_type) {
-    (void)err, (void)n, (void)content_type;
+static char *error_none(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type) {
+    (void)rq, (void)err, (void)n, (void)content_type;
     return NULL;
 }
 
@@ -1159,6 +1170,32 @@ static void vanished_client_frees_its_generator_within_200_ms(void **state) {
     check_vanished(GET("/gen?produce=0") GET("/hello"), false); /* bytes wait before the end of the connection */
 }
 
+static void what_comes_before_a_handler_may_wait_reply_or_lose_its_client(void **state) {
+    (void)state;
+    server s;
+    glia_http_params p = default_params();
+    p.before = before;
+    start_with(&s, p);
+    client c = connect_to(s.port);
+    expect(ask(&c, GET("/hello?before=h&bwaits=3")), 200, "hello");
+    assert_int_equal(atomic_load(&s.a.n_freed), 1);
+    /* a generator behind a generator, on the same connection */
+    expect(ask(&c, GET("/gen?n=20&before=h&bwaits=5")), 200, "abcdefghijklmnopqrst");
+    assert_int_equal(atomic_load(&s.a.n_freed), 3);
+    expect(ask(&c, GET("/hello?before=p&bwaits=2")), 200, "waited");
+    expect(ask(&c, GET("/hello?before=r")), 418, "refused");
+    expect(ask(&c, GET("/silent?before=h")), 500, NULL); /* a handler without a reply is found behind it, too */
+    assert_int_equal(atomic_load(&s.a.n_gone), 0);
+    hang_up(&c);
+    c = connect_to(s.port); /* one that will wait for ever */
+    say(&c, GET("/hello?before=h&bwaits=1000000"));
+    WAIT_FOR(atomic_load(&s.a.n_alive) == 1);
+    hang_up(&c);
+    WAIT_FOR(atomic_load(&s.a.n_alive) == 0);
+    assert_int_equal(atomic_load(&s.a.n_gone), 1);
+    stop(&s, 0);
+}
+
 static void vanished_client_that_never_read_frees_its_generator(void **state) {
     (void)state;
     check_vanished(GET("/gen?mode=f"), true); /* the socket is full: nobody calls read() */
@@ -1650,6 +1687,7 @@ int main(void) {
         T(aborted_stream_lacks_its_last_chunk),
         T(vanished_client_frees_its_generator_within_200_ms),
         T(vanished_client_that_never_read_frees_its_generator),
+        T(what_comes_before_a_handler_may_wait_reply_or_lose_its_client),
         T(half_closed_client_counts_as_gone),
         T(wake_before_suspend_is_not_lost),
         T(wakes_without_end_starve_nobody_and_outlive_the_connection),
