@@ -82,3 +82,33 @@ void glia_app_release(glia_app *app, glia_model *m) {
     }
     (void)pthread_mutex_unlock(&app->lock);
 }
+
+/* ------------------------------------------------------------------ scopes */
+
+static const char *const scope_names[] = {
+#define X(id, name, meaning) name,
+    GLIA_SCOPE_MAP(X)
+#undef X
+};
+
+uint32_t glia_scope_from_name(const char *name) {
+    for (uint32_t i = 0; i < GLIA_N_SCOPES; i++) {
+        if (!strcmp(name, scope_names[i])) return 1u << i;
+    }
+    return 0;
+}
+
+const char *glia_scope_name(uint32_t bit) {
+    for (uint32_t i = 0; i < GLIA_N_SCOPES; i++) {
+        if (bit == 1u << i) return scope_names[i];
+    }
+    return NULL;
+}
+
+const char *glia_scope_names(void) {
+    return ""
+#define X(id, name, meaning) name ", "
+        GLIA_SCOPE_MAP(X)
+#undef X
+        "or several with commas";
+}

@@ -34,6 +34,28 @@ void glia_app_release(glia_app *app, glia_model *m); /* NULL is fine */
 /* Up to cap models, in order; returns how many. */
 size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading);
 
+/* What an API key may do. */
+#define GLIA_SCOPE_MAP(X)                                                                                              \
+    X(READ, "read", "see models, points, tasks and runs")                                                              \
+    X(INFER, "infer", "complete, chat, embed, tokenise")                                                               \
+    X(HOOKS, "hooks", "read activations and have them analysed")                                                       \
+    X(EDIT, "edit", "change activations: interventions, sweeps, circuits")                                             \
+    X(ADMIN, "admin", "load and unload models, harvest, delete, measure")
+enum {
+#define X(id, name, meaning) GLIA_SCOPE_BIT_##id,
+    GLIA_SCOPE_MAP(X)
+#undef X
+    GLIA_N_SCOPES
+};
+enum {
+#define X(id, name, meaning) GLIA_SCOPE_##id = 1 << GLIA_SCOPE_BIT_##id,
+    GLIA_SCOPE_MAP(X)
+#undef X
+};
+uint32_t glia_scope_from_name(const char *name); /* 0: there is none */
+const char *glia_scope_name(uint32_t bit);       /* NULL: not one of them */
+const char *glia_scope_names(void);              /* "read, infer, …" */
+
 /* All routes, ended by a row with method NULL; ud of every handler is the glia_app. */
 const glia_http_route *glia_api_routes(void);
 /* error_body of glia_http_params. */

@@ -363,6 +363,16 @@ static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
     return st;
 }
 
+/* Hooks and edits may stand in any body; not every key may use them. */
+static glia_status check_scopes(const glia_job *j, const glia_http_request *rq, glia_err *err) {
+    uint32_t scopes = glia_http_scopes(rq);
+    if (j->acts.n && !(scopes & GLIA_SCOPE_HOOKS))
+        return glia_fail_at(err, GLIA_EFORBIDDEN, "activation_hooks", "this API key lacks the scope hooks");
+    if (j->acts.n_edits && !(scopes & GLIA_SCOPE_EDIT))
+        return glia_fail_at(err, GLIA_EFORBIDDEN, "interventions", "this API key lacks the scope edit");
+    return GLIA_OK;
+}
+
 void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face, bool with_activations) {
     glia_err err;
     glia_status st;
@@ -380,6 +390,7 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face,
     make_id(j->id, sizeof j->id, face->id_prefix);
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
     if ((st = parse_body(j, root, &err))) goto done;
+    if ((st = check_scopes(j, rq, &err))) goto done;
     if ((st = choose_wire(j, rq, &err))) goto done;
     if ((st = submit(j, rq, &err))) goto done;
     (void)glia_http_defer(rq, &generator, j); /* owns j from here on, also on failure */

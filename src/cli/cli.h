@@ -10,19 +10,26 @@
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 
 /* Verbs: argv[0] is the first argument after the verb.  They return an exit status. */
+typedef struct cli_verb {
+    const char *name;
+    int (*run)(int argc, char **argv);
+} cli_verb;
+extern const cli_verb cli_verbs[]; /* ended by a row without name: verbs.c */
 int cli_serve(int argc, char **argv);
 int cli_demo(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
 int cli_harvest(int argc, char **argv);
 int cli_version(int argc, char **argv);
 int cli_openapi(int argc, char **argv);
+int cli_completion(int argc, char **argv);
 int cli_help(int argc, char **argv);
 
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
-    const char *model, *id, *port_file;
+    const char *model, *id, *port_file, *config, *key_file;
     flag_list listen, api_keys;
-    int32_t port; /* -1: not given */
+    int32_t port;    /* -1: not given */
+    int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, log_level, log_format; /* indices of choices */
     size_t memory_limit, capture_bytes;
@@ -30,7 +37,7 @@ typedef struct cli_options {
     bool json, no_atlas_cache;
 } cli_options;
 
-enum { CLI_N_FLAGS = 24 };
+enum { CLI_N_FLAGS = 48 };
 void cli_options_init(cli_options *o);
 /* Fill table (CLI_N_FLAGS rows) to write into o; returns the number of rows.  Model rows only, or serving rows too. */
 size_t cli_options_flags(cli_options *o, bool serving, flag *table);
@@ -57,10 +64,16 @@ typedef struct cli_server {
     glia_app app;
     glia_http *http;
 } cli_server;
-/* capture_bytes: for the activations of all models together; 0: 2 GiB. */
-bool cli_server_start(cli_server *s, const char *const *listen, size_t n_listen, const flag_list *keys,
-                      size_t capture_bytes);
-void cli_server_stop(cli_server *s);
+/* Listens where o says, with its keys and limits; no model yet. */
+bool cli_server_start(cli_server *s, const cli_options *o);
+/* Replies under way may go on for grace_ms, then they are cancelled. */
+void cli_server_stop(cli_server *s, unsigned grace_ms);
+
+/* -- keys.c */
+/* Keys of --api-key (which may do everything) and of --api-key-file, one a line with what it may do; *out (its strings
+ * too) is to be freed with cli_keys_free.  Prints what is wrong. */
+bool cli_keys_read(const cli_options *o, glia_http_key **out, size_t *n);
+void cli_keys_free(glia_http_key *keys, size_t n);
 
 bool cli_print_error(const glia_err *err); /* "glia: …" on stderr; false, for `return` */
 bool cli_utf8(void);                       /* whether the terminal's locale takes UTF-8 */

@@ -191,17 +191,17 @@ done:
     return result;
 }
 
-static int run(const cli_options *o, const char *path, const char *prompt, int max_tokens) {
-    static const char *const listen[] = {"127.0.0.1:0"};
+static int run(cli_options *o, const char *path, const char *prompt, int max_tokens) {
     cli_server s;
     glia_status st;
     glia_err err;
-    if (!cli_server_start(&s, listen, 1, NULL, o->capture_bytes)) return EXIT_FAILED;
+    o->listen = (flag_list){{"127.0.0.1:0"}, 1};
+    if (!cli_server_start(&s, o)) return EXIT_FAILED;
     glia_model *m = cli_load(o, path, &st);
     if (!st && (st = glia_app_add(&s.app, m, &err))) (void)cli_print_error(&err);
     int status = st == GLIA_ECANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;
     if (!st) status = talk(o, &s, prompt, max_tokens);
-    cli_server_stop(&s);
+    cli_server_stop(&s, 200);
     return status;
 }
 

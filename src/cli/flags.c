@@ -1,14 +1,20 @@
-/* cli/flags.c — command line flags from a table.  Main thread only; knows no verb. */
-#include "cli/flags.h"
+/* cli/flags.c — one option at a time: find its row, check and set its value; the command line.  The environment and the
+ * configuration file are in config.c.  Main thread only; knows no verb. */
+#include "cli/flags_set.h"
 #include "tap/names.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { FLAGS_MAX = 64 };
+static void (*describe)(void *ud, const flag *table, size_t n);
+static void *describe_ud;
 
-static const flag *find(const flag *table, size_t n, const char *name, size_t n_name) {
+void flags_describe_next(void (*fn)(void *ud, const flag *table, size_t n), void *ud) {
+    describe = fn, describe_ud = ud;
+}
+
+const flag *flag_find(const flag *table, size_t n, const char *name, size_t n_name) {
     for (size_t i = 0; i < n; i++) {
         if (strlen(table[i].name) == n_name && !strncmp(table[i].name, name, n_name)) return &table[i];
     }
@@ -25,12 +31,12 @@ static bool unknown(const flag *table, size_t n, const char *arg) {
     return false;
 }
 
-static bool set_int(const flag *f, const char *text) {
+static bool set_int(const flag *f, const char *text, const char *label) {
     char *end;
     errno = 0;
     long v = strtol(text, &end, 10);
     if (!*text || *end || errno || v < f->min || v > f->max) {
-        fprintf(stderr, "glia: %s must be a whole number from %d to %d, not \"%s\"\n", f->name, (int)f->min,
+        fprintf(stderr, "glia: %s must be a whole number from %d to %d, not \"%s\"\n", label, (int)f->min,
                 (int)f->max, text);
         return false;
     }
@@ -38,7 +44,7 @@ static bool set_int(const flag *f, const char *text) {
     return true;
 }
 
-static bool set_size(const flag *f, const char *text) {
+static bool set_size(const flag *f, const char *text, const char *label) {
     static const char units[] = "KMGT";
     char *end;
     double v = strtod(text, &end);
@@ -52,48 +58,64 @@ static bool set_size(const flag *f, const char *text) {
         if (*end == 'B' || *end == 'b') end++;
     }
     if (end == text || *end || !(v >= 1 && v < 1e18)) {
-        fprintf(stderr, "glia: %s must be a size such as 512M or 16G, not \"%s\"\n", f->name, text);
+        fprintf(stderr, "glia: %s must be a size such as 512M or 16G, not \"%s\"\n", label, text);
         return false;
     }
     *(size_t *)f->out = (size_t)v;
     return true;
 }
 
-static bool set_choice(const flag *f, const char *text) {
+static bool set_choice(const flag *f, const char *text, const char *label) {
     for (int i = 0; f->choices[i]; i++) {
         if (!strcmp(f->choices[i], text)) {
             *(int *)f->out = i;
             return true;
         }
     }
-    fprintf(stderr, "glia: %s must be one of", f->name);
+    fprintf(stderr, "glia: %s must be one of", label);
     for (int i = 0; f->choices[i]; i++) fprintf(stderr, "%s %s", i ? "," : "", f->choices[i]);
     fprintf(stderr, "; not \"%s\"\n", text);
     return false;
 }
 
-static bool set(const flag *f, const char *text) {
+static bool set_switch(const flag *f, const char *text, const char *label) {
+    static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false", "off", "0"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        if (strcmp(text, yes[i]) && strcmp(text, no[i])) continue;
+        *(bool *)f->out = !strcmp(text, yes[i]);
+        return true;
+    }
+    fprintf(stderr, "glia: %s must be yes or no, not \"%s\"\n", label, text);
+    return false;
+}
+
+bool flag_set(const flag *f, const char *text, const char *label) {
     flag_list *list = f->out;
     switch (f->kind) {
-    case FLAG_SWITCH: *(bool *)f->out = true; return true;
+    case FLAG_SWITCH: return set_switch(f, text, label);
     case FLAG_TEXT: *(const char **)f->out = text; return true;
     case FLAG_LIST:
         if (list->n == FLAG_LIST_MAX) {
-            fprintf(stderr, "glia: %s may be given %d times at most\n", f->name, (int)FLAG_LIST_MAX);
+            fprintf(stderr, "glia: %s may be given %d times at most\n", label, (int)FLAG_LIST_MAX);
             return false;
         }
         list->items[list->n++] = text;
         return true;
-    case FLAG_INT: return set_int(f, text);
-    case FLAG_SIZE: return set_size(f, text);
-    case FLAG_CHOICE: return set_choice(f, text);
+    case FLAG_INT: return set_int(f, text, label);
+    case FLAG_SIZE: return set_size(f, text, label);
+    case FLAG_CHOICE: return set_choice(f, text, label);
     }
     return false;
 }
 
-bool flags_parse(const flag *table, size_t n, int argc, char **argv, flag_list *positional, bool *help) {
+bool flags_take(const flag *table, size_t n, int argc, char **argv, flag_list *positional, bool *help, bool *given) {
     *help = false;
     *positional = (flag_list){0};
+    if (describe) {
+        describe(describe_ud, table, n);
+        describe = NULL;
+        return false;
+    }
     for (int i = 0; i < argc; i++) {
         const char *arg = argv[i];
         if (!strcmp(arg, "--help") || !strcmp(arg, "-h")) {
@@ -105,13 +127,13 @@ bool flags_parse(const flag *table, size_t n, int argc, char **argv, flag_list *
             continue;
         }
         const char *equals = strchr(arg, '=');
-        const flag *f = find(table, n, arg, equals ? (size_t)(equals - arg) : strlen(arg));
+        const flag *f = flag_find(table, n, arg, equals ? (size_t)(equals - arg) : strlen(arg));
         if (!f) return unknown(table, n, arg);
         if (f->kind == FLAG_SWITCH && equals) {
             fprintf(stderr, "glia: %s takes no value\n", f->name);
             return false;
         }
-        const char *value = equals ? equals + 1 : "";
+        const char *value = equals ? equals + 1 : "yes";
         if (f->kind != FLAG_SWITCH && !equals) {
             if (++i >= argc) {
                 fprintf(stderr, "glia: %s needs a value: %s\n", f->name, f->value);
@@ -119,9 +141,15 @@ bool flags_parse(const flag *table, size_t n, int argc, char **argv, flag_list *
             }
             value = argv[i];
         }
-        if (!set(f, value)) return false;
+        if (!flag_set(f, value, f->name)) return false;
+        given[f - table] = true;
     }
     return true;
+}
+
+bool flags_parse(const flag *table, size_t n, int argc, char **argv, flag_list *positional, bool *help) {
+    bool given[FLAGS_MAX] = {false};
+    return flags_take(table, n, argc, argv, positional, help, given);
 }
 
 void flags_print(const flag *table, size_t n) {

@@ -1,4 +1,4 @@
-/* cli/main.c — the verbs of the program.
+/* cli/main.c — finds the verb and runs it.
  * SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
 #include "tap/names.h"
@@ -7,14 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-} verbs[] = {
-    {"serve", cli_serve},     {"demo", cli_demo},       {"inspect", cli_inspect}, {"harvest", cli_harvest},
-    {"version", cli_version}, {"openapi", cli_openapi}, {"help", cli_help},
-};
-enum { N_VERBS = sizeof verbs / sizeof *verbs };
+enum { MAX_VERBS = 32 };
 
 int main(int argc, char **argv) {
     (void)setlocale(LC_CTYPE, ""); /* numbers stay as in C */
@@ -24,13 +17,14 @@ int main(int argc, char **argv) {
         return argc < 2 ? EXIT_USAGE : EXIT_FINE;
     }
     if (!strcmp(argv[1], "--version")) return cli_version(0, NULL);
-    const char *names[N_VERBS];
-    for (int i = 0; i < N_VERBS; i++) {
-        if (!strcmp(argv[1], verbs[i].name)) return verbs[i].run(argc - 2, argv + 2);
-        names[i] = verbs[i].name;
+    const char *names[MAX_VERBS];
+    size_t n = 0;
+    for (const cli_verb *v = cli_verbs; v->name; v++) {
+        if (!strcmp(argv[1], v->name)) return v->run(argc - 2, argv + 2);
+        if (n < MAX_VERBS) names[n++] = v->name;
     }
     char hint[128];
-    glia_nearest(argv[1], names, N_VERBS, hint, sizeof hint);
+    glia_nearest(argv[1], names, n, hint, sizeof hint);
     fprintf(stderr, "glia: unknown command \"%s\"; the nearest are %s (glia --help)\n", argv[1], hint);
     return EXIT_USAGE;
 }

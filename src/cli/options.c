@@ -9,7 +9,7 @@ static const char *const log_choices[] = {"error", "warning", "info", "debug", N
 static const char *const format_choices[] = {"text", "json", NULL};
 
 void cli_options_init(cli_options *o) {
-    *o = (cli_options){.port = -1, .n_gpu_layers = -1, .log_level = GLIA_LOG_WARN};
+    *o = (cli_options){.port = -1, .n_gpu_layers = -1, .grace_s = 5, .log_level = GLIA_LOG_WARN};
 }
 
 static size_t model_flags(cli_options *o, flag *t) {
@@ -77,6 +77,18 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
     t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)",
                     0,           0,         NULL};
+    t[n++] = (flag){"--api-key-file", FLAG_TEXT, &o->key_file, "FILE", "keys with what each may do: KEY read,infer,hooks",
+                    0,                0,         NULL};
+    t[n++] = (flag){"--shutdown-grace",
+                    FLAG_INT,
+                    &o->grace_s,
+                    "SECONDS",
+                    "replies under way may go on so long at the end (5)",
+                    0,
+                    3600,
+                    NULL};
+    t[n++] = (flag){"--config", FLAG_TEXT, &o->config, "FILE", "lines \"parallel = 8\" (~/.config/glia/serve.conf); none",
+                    0,          0,         NULL};
     t[n++] =
         (flag){"--port-file", FLAG_TEXT, &o->port_file, "FILE", "write the bound port there when ready", 0, 0, NULL};
     return n;

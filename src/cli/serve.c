@@ -14,6 +14,7 @@ static int help(void) {
     flags_print(table, n);
     puts("\nA model folder holds publisher/model/file.gguf: GLIA_MODELS, else .deps/models and\n"
          "~/.local/share/glia/models.  Ctrl-C stops cleanly, a second one at once.\n\n"
+         "Every flag is also a variable (--ctx: GLIA_CTX) and a line of the configuration file (ctx = 8192).\n\n"
          "Examples:\n"
          "  glia serve --model SmolLM2-135M-Instruct\n"
          "  glia serve --model llama.gguf --listen 127.0.0.1:8080 --listen '[::1]:8080' --ctx 8192\n"
@@ -31,7 +32,7 @@ static bool is_loopback(const char *address) {
 }
 
 static void warn_if_open(const cli_options *o) {
-    for (size_t i = 0; i < o->listen.n && !o->api_keys.n; i++) {
+    for (size_t i = 0; i < o->listen.n && !o->api_keys.n && !o->key_file; i++) {
         if (is_loopback(o->listen.items[i])) continue;
         fprintf(stderr,
                 "glia: warning: %s can be reached from other machines and no --api-key is set: anyone there can "
@@ -79,7 +80,7 @@ static void say_ready(const cli_options *o, const cli_server *s) {
 /* Port first, model second: an address in use is told before a long load, and clients that come early get 503. */
 static int serve(cli_options *o, const char *path) {
     cli_server s;
-    if (!cli_server_start(&s, o->listen.items, o->listen.n, &o->api_keys, o->capture_bytes)) return EXIT_FAILED;
+    if (!cli_server_start(&s, o)) return EXIT_FAILED;
     o->capture_memory = s.app.capture_memory;
     glia_status st;
     glia_err err;
@@ -88,10 +89,22 @@ static int serve(cli_options *o, const char *path) {
     if (!st && o->port_file && !write_port(o->port_file, glia_http_port(s.http, 0))) st = GLIA_EIO;
     if (!st) {
         say_ready(o, &s);
+        (void)glia_http_notify("READY=1");
         cli_wait_for_stop();
+        (void)glia_http_notify("STOPPING=1");
     }
-    cli_server_stop(&s);
+    cli_server_stop(&s, (unsigned)o->grace_s * 1000);
     return !st ? EXIT_FINE : st == GLIA_ECANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;
+}
+
+/* A key in the environment, where it is in nobody's list of processes, counts beside those of the command line. */
+static void add_key_of_environment(cli_options *o) {
+    const char *key = getenv("GLIA_API_KEY");
+    if (!key || !*key || strchr(key, ',') || o->api_keys.n == FLAG_LIST_MAX) return;
+    for (size_t i = 0; i < o->api_keys.n; i++) {
+        if (!strcmp(o->api_keys.items[i], key)) return; /* the table took it */
+    }
+    o->api_keys.items[o->api_keys.n++] = key;
 }
 
 int cli_serve(int argc, char **argv) {
@@ -101,7 +114,7 @@ int cli_serve(int argc, char **argv) {
     bool wants_help;
     char local[32];
     cli_options_init(&o);
-    if (!flags_parse(table, cli_options_flags(&o, true, table), argc, argv, &rest, &wants_help)) return EXIT_USAGE;
+    if (!flags_parse_all(table, cli_options_flags(&o, true, table), argc, argv, &rest, &wants_help)) return EXIT_USAGE;
     if (wants_help) return help();
     if (!o.model && rest.n == 1) o.model = rest.items[0], rest.n = 0;
     if (!o.model || rest.n) {
@@ -109,8 +122,7 @@ int cli_serve(int argc, char **argv) {
                 rest.n ? "unexpected argument " : "which model? --model is missing", rest.n ? rest.items[0] : "");
         return EXIT_USAGE;
     }
-    const char *key = getenv("GLIA_API_KEY");
-    if (key && *key && o.api_keys.n < FLAG_LIST_MAX) o.api_keys.items[o.api_keys.n++] = key;
+    add_key_of_environment(&o);
     if (!o.listen.n || o.port >= 0) {
         (void)snprintf(local, sizeof local, "127.0.0.1:%d", o.port >= 0 ? (int)o.port : 1234);
         if (o.listen.n == FLAG_LIST_MAX) o.listen.n--;

@@ -14,22 +14,24 @@ static bool equal_in_constant_time(const char *key, const char *given, size_t n_
     return !differ;
 }
 
-static bool one_of(const char *const *keys, size_t n_keys, const char *given) {
-    size_t n = strlen(given);
+static size_t which_of(const char *const *keys, size_t n_keys, const char *given) {
+    size_t n = strlen(given), found = n_keys;
     while (n && (given[n - 1] == ' ' || given[n - 1] == '\t')) n--;
-    bool found = false;
-    for (size_t i = 0; i < n_keys; i++) found |= equal_in_constant_time(keys[i], given, n);
-    return found && n;
+    for (size_t i = 0; i < n_keys; i++) {
+        size_t hit = (size_t)equal_in_constant_time(keys[i], given, n);
+        found = hit * i + (1 - hit) * found; /* no branch on what was given */
+    }
+    return n ? found : n_keys;
 }
 
-bool http_key_given(const char *const *keys, size_t n_keys, const char *authorization, const char *x_api_key) {
-    bool found = false;
+size_t http_key_given(const char *const *keys, size_t n_keys, const char *authorization, const char *x_api_key) {
+    size_t found = n_keys;
     if (authorization && !strncasecmp(authorization, "Bearer ", 7)) {
         authorization += 7;
         while (*authorization == ' ') authorization++;
-        found |= one_of(keys, n_keys, authorization);
+        found = which_of(keys, n_keys, authorization);
     }
-    if (x_api_key) found |= one_of(keys, n_keys, x_api_key);
+    if (x_api_key && found == n_keys) found = which_of(keys, n_keys, x_api_key);
     return found;
 }
 

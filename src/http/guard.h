@@ -6,8 +6,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Is one of keys given?  The time taken does not depend on how much of a key is right. */
-bool http_key_given(const char *const *keys, size_t n_keys, const char *authorization, const char *x_api_key);
+/* Is one of keys given, and which (the last one that fits)?  n_keys: none.  The time taken does not depend on how much of
+ * a key is right, nor on which one it is. */
+size_t http_key_given(const char *const *keys, size_t n_keys, const char *authorization, const char *x_api_key);
 
 /* Does this Host header ("name", "name:port", "[v6]:port") name this machine's loopback, or one of names?
  * A page on the web may let its own name resolve to 127.0.0.1; the browser then sends that name here. */

@@ -82,7 +82,17 @@ typedef struct glia_http_route {
     void (*handle)(void *ud, glia_http_request *rq);
     const char *summary; /* one line for the OpenAPI page */
     bool open;           /* served without an API key (health) */
+    uint32_t scope;      /* bits that a key must have; 0: all of them, so that a forgotten one is no door */
 } glia_http_route;
+
+/* A key and what it may do.  Which bit means what is the application's to say. */
+#define GLIA_HTTP_ALL_SCOPES UINT32_MAX
+typedef struct glia_http_key {
+    const char *key;
+    uint32_t scopes;
+} glia_http_key;
+/* Of the key that this request gave; all where the server asks for none. */
+uint32_t glia_http_scopes(const glia_http_request *rq);
 
 /* -- what the server has answered so far */
 enum { GLIA_HTTP_CLASSES = 5, GLIA_HTTP_BOUNDS = 8 };
@@ -105,6 +115,9 @@ typedef struct glia_http_params {
     void *ud;
     const char *const *api_keys; /* [n_api_keys]; none: no key asked.  Authorization: Bearer …, or x-api-key */
     size_t n_api_keys;
+    const glia_http_key *keys; /* [n_keys] the same with less than all rights; may stand beside api_keys */
+    size_t n_keys;
+    const char *(*scope_name)(uint32_t bit); /* for the message of a refusal; may be NULL */
     size_t max_body;       /* 0: 64 MiB */
     size_t max_header;     /* 0: 64 KiB */
     size_t max_connections; /* 0: 1100 */
@@ -130,4 +143,7 @@ int glia_http_port(const glia_http *h, size_t i_listen);  /* bound port */
 /* Stop accepting, call gone() on generators after grace_ms, wait for all of them, free.  Requests that arrive meanwhile
  * on open connections get 503.  Not from a handler.  NULL is fine. */
 void glia_http_stop(glia_http *h, unsigned grace_ms);
+
+/* Tell the service manager (NOTIFY_SOCKET, sd_notify(3)), e.g. "READY=1".  False: there is none, or it does not listen. */
+bool glia_http_notify(const char *state);
 #endif

@@ -70,7 +70,9 @@ struct glia_http {
     const glia_http_route *routes;
     void *ud;
     char **api_keys; /* [n_api_keys], owned */
+    uint32_t *key_scopes; /* [n_api_keys] */
     size_t n_api_keys;
+    const char *(*scope_name)(uint32_t bit);
     size_t max_body, max_header, max_connections, max_body_total;
     unsigned idle_s;
     void (*before)(void *ud, glia_http_request *rq);
@@ -150,6 +152,7 @@ struct glia_http_request {
     int refused;     /* status of a reply past libmicrohttpd, 0: none */
     http_target target;
     http_match match;
+    uint32_t scopes; /* of its key */
     char *params[HTTP_MAX_PARAMS]; /* values, in the order of match.params */
 
     glia_buf body;

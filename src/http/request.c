@@ -143,6 +143,29 @@ static void reply_options(glia_http_request *rq, const char *allow) {
     (void)glia_http_reply(rq, 204, NULL, NULL, 0);
 }
 
+/* Who asks, and may they ask for this? */
+static glia_status check_key(glia_http_request *rq, glia_err *err) {
+    const struct glia_http *h = rq->server;
+    const glia_http_route *route = rq->match.route;
+    rq->scopes = GLIA_HTTP_ALL_SCOPES;
+    if (!h->n_api_keys) return GLIA_OK;
+    size_t which = http_key_given((const char *const *)h->api_keys, h->n_api_keys,
+                                  glia_http_header(rq, "Authorization"), glia_http_header(rq, "x-api-key"));
+    rq->scopes = which < h->n_api_keys ? h->key_scopes[which] : 0;
+    if (route && route->open) return GLIA_OK;
+    if (which == h->n_api_keys) {
+        return glia_fail(err, GLIA_EAUTH,
+                         "API key missing or wrong: send Authorization: Bearer KEY, or x-api-key: KEY");
+    }
+    uint32_t lacks = route ? (route->scope ? route->scope : GLIA_HTTP_ALL_SCOPES) & ~rq->scopes : 0;
+    if (!lacks) return GLIA_OK;
+    const char *name = h->scope_name ? h->scope_name(lacks & -lacks) : NULL;
+    return glia_fail(err, GLIA_EFORBIDDEN, "this API key may not do %s %.160s: it lacks the scope %s", rq->method,
+                     route->pattern, name ? name : "for it");
+}
+
+uint32_t glia_http_scopes(const glia_http_request *rq) { return rq->scopes; }
+
 static glia_status check_route(glia_http_request *rq, glia_err *err) {
     const struct glia_http *h = rq->server;
     bool options = !strcmp(rq->method, "OPTIONS"), star = rq->target.path[0] != '/';
@@ -159,12 +182,8 @@ static glia_status check_route(glia_http_request *rq, glia_err *err) {
         reply_options(rq, m->allow);
         return GLIA_OK;
     }
-    if (h->n_api_keys && !(m->route && m->route->open) &&
-        !http_key_given((const char *const *)h->api_keys, h->n_api_keys, glia_http_header(rq, "Authorization"),
-                        glia_http_header(rq, "x-api-key"))) {
-        return glia_fail(err, GLIA_EAUTH,
-                         "API key missing or wrong: send Authorization: Bearer KEY, or x-api-key: KEY");
-    }
+    glia_status st = check_key(rq, err);
+    if (st) return st;
     if (m->route) {
         for (size_t i = 0; i < m->n_params; i++) {
             if (!(rq->params[i] = glia_strndup(rq->target.path + m->params[i].at, m->params[i].n))) {

@@ -61,12 +61,15 @@ static void raise_open_files(size_t n_connections) {
 }
 
 static glia_status copy_keys(struct glia_http *h, const glia_http_params *p, glia_err *err) {
-    if (!p->n_api_keys) return GLIA_OK;
-    if (!(h->api_keys = glia_calloc(p->n_api_keys, sizeof *h->api_keys))) {
-        return glia_fail(err, GLIA_ENOMEM, "out of memory for the API keys");
-    }
-    for (size_t i = 0; i < p->n_api_keys; i++) {
-        const char *key = p->api_keys[i];
+    size_t n = p->n_api_keys + p->n_keys;
+    if (!n) return GLIA_OK;
+    h->api_keys = glia_calloc(n, sizeof *h->api_keys);
+    h->key_scopes = glia_calloc(n, sizeof *h->key_scopes);
+    if (!h->api_keys || !h->key_scopes) return glia_fail(err, GLIA_ENOMEM, "out of memory for the API keys");
+    for (size_t i = 0; i < n; i++) {
+        bool full = i < p->n_api_keys;
+        const char *key = full ? p->api_keys[i] : p->keys[i - p->n_api_keys].key;
+        h->key_scopes[i] = full ? GLIA_HTTP_ALL_SCOPES : p->keys[i - p->n_api_keys].scopes;
         if (!key || !*key || strpbrk(key, " \t\r\n")) {
             return glia_fail_at(err, GLIA_EINVAL, "api_keys", "API key %zu is empty or has white space: give another",
                                 i + 1);
@@ -117,6 +120,7 @@ static void free_server(struct glia_http *h) {
     }
     for (size_t i = 0; i < h->n_api_keys; i++) glia_free(h->api_keys[i]);
     glia_free(h->api_keys);
+    glia_free(h->key_scopes);
     glia_free(h->listeners);
     glia_free(h->host_names);
     glia_free(h->workers);
@@ -146,6 +150,7 @@ glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err
     h->ud = p->ud;
     h->before = p->before;
     h->error_body = p->error_body;
+    h->scope_name = p->scope_name;
     h->max_body = p->max_body ? p->max_body : (size_t)64 << 20;
     h->max_header = p->max_header ? p->max_header : (size_t)64 << 10;
     h->max_connections = p->max_connections ? p->max_connections : 1100;

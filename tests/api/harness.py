@@ -55,7 +55,7 @@ class Server:
                    "--threads", "1"]  # two of llama.cpp's threads wait for each other on a busy machine
         for address in listen:
             command += ["--listen", address]
-        full_env = dict(os.environ, **(env or {}))
+        full_env = dict(os.environ, **dict({"XDG_CONFIG_HOME": self.dir.name}, **(env or {})))
         self.process = subprocess.Popen(command + list(args), stdout=self.out, stderr=self.errors, env=full_env)
         deadline = time.monotonic() + START_S
         while not os.path.exists(port_file):

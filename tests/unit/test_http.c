@@ -273,23 +273,23 @@ static void on_fail(void *ud, glia_http_request *rq) {
 }
 
 static const glia_http_route routes[] = {
-    {"GET", "/hello", on_hello, "", false},
-    {"GET", "/health", on_load, "", true},
-    {"POST", "/v1/chat/completions", on_echo, "", false},
-    {"POST", "/v1/completions", on_echo, "", false},
-    {"POST", "/echo", on_echo, "", false},
-    {"GET", "/echo", on_hello, "", false},
-    {"GET", "/m/{id...}", on_param, "", false},
-    {"GET", "/m/{id}", on_param, "", false},
-    {"DELETE", "/m/{id}", on_param, "", false},
-    {"POST", "/m/load", on_load, "", false},
-    {"GET", "/h/{id...}/hooks", on_param, "", false},
-    {"GET", "/gen", on_gen, "", false},
-    {"POST", "/gen", on_gen, "", false},
-    {"GET", "/silent", on_silent, "", false},
-    {"GET", "/twice", on_twice, "", false},
-    {"GET", "/big", on_big, "", false},
-    {"GET", "/fail", on_fail, "", false},
+    {"GET", "/hello", on_hello, "", false, 0},
+    {"GET", "/health", on_load, "", true, 0},
+    {"POST", "/v1/chat/completions", on_echo, "", false, 0},
+    {"POST", "/v1/completions", on_echo, "", false, 0},
+    {"POST", "/echo", on_echo, "", false, 0},
+    {"GET", "/echo", on_hello, "", false, 0},
+    {"GET", "/m/{id...}", on_param, "", false, 0},
+    {"GET", "/m/{id}", on_param, "", false, 0},
+    {"DELETE", "/m/{id}", on_param, "", false, 0},
+    {"POST", "/m/load", on_load, "", false, 0},
+    {"GET", "/h/{id...}/hooks", on_param, "", false, 0},
+    {"GET", "/gen", on_gen, "", false, 0},
+    {"POST", "/gen", on_gen, "", false, 0},
+    {"GET", "/silent", on_silent, "", false, 0},
+    {"GET", "/twice", on_twice, "", false, 0},
+    {"GET", "/big", on_big, "", false, 0},
+    {"GET", "/fail", on_fail, "", false, 0},
     {0},
 };
 
@@ -758,7 +758,7 @@ static void route_table_is_checked_at_start(void **state) {
     static const char *const bad[] = {"x", "/a//b", "/a/{id", "/a/{}", "/{a...}/{b...}", "/a/x{id}",
                                       "/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        glia_http_route r[] = {{"GET", bad[i], on_hello, "", false}, {0}};
+        glia_http_route r[] = {{"GET", bad[i], on_hello, "", false, 0}, {0}};
         glia_err err = {0};
         glia_http *h;
         glia_http_params p = default_params();
@@ -1286,7 +1286,7 @@ static void on_hammered(void *ud, glia_http_request *rq) {
 static void wakes_without_end_starve_nobody_and_outlive_the_connection(void **state) {
     (void)state;
     static const glia_http_route r[] = {
-        {"GET", "/hammered", on_hammered, "", false}, {"GET", "/hello", on_hello, "", false}, {0}};
+        {"GET", "/hammered", on_hammered, "", false, 0}, {"GET", "/hello", on_hello, "", false, 0}, {0}};
     server s;
     memset(&s, 0, sizeof s);
     glia_http_params p = default_params();

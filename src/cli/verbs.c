@@ -1,0 +1,8 @@
+/* cli/verbs.c — the verbs of the program, in the order in which help names them.  Main thread. */
+#include "cli/cli.h"
+
+const cli_verb cli_verbs[] = {
+    {"serve", cli_serve},     {"demo", cli_demo},       {"inspect", cli_inspect},       {"harvest", cli_harvest},
+    {"version", cli_version}, {"openapi", cli_openapi}, {"completion", cli_completion}, {"help", cli_help},
+    {NULL, NULL},
+};
