@@ -36,6 +36,7 @@ packages=(
     "libzstd|libzstd-dev|zstd"
     "sqlite3|libsqlite3-dev|sqlite"
     "wslay|libwslay-dev|wslay"
+    "openblas|libopenblas-serial-dev|openblas"
     "cmocka|libcmocka-dev|cmocka"
 )
 # newer compilers are cached when there is one; not needed
@@ -91,7 +92,7 @@ list_missing() { # other systems: look for the tools themselves, name what is mi
     for p in "${packages[@]}"; do
         what=${p%%|*}
         case "$what" in
-            libmicrohttpd|libcrypto|zlib|libzstd|sqlite3|cmocka) pkg-config --exists "$what" 2>/dev/null && continue ;;
+            libmicrohttpd|libcrypto|zlib|libzstd|sqlite3|cmocka|openblas) pkg-config --exists "$what" 2>/dev/null && continue ;;
             pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
             wslay) pkg-config --exists libwslay 2>/dev/null && continue ;;
             libclang_rt|ca-certificates) continue ;;

@@ -23,6 +23,8 @@ void glia_on_metrics(void *ud, glia_http_request *rq);
 void glia_on_tasks(void *ud, glia_http_request *rq);
 void glia_on_task(void *ud, glia_http_request *rq);
 void glia_on_task_cancel(void *ud, glia_http_request *rq);
+/* analyze.c */
+void glia_on_analyze_attention(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);

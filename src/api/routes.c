@@ -23,6 +23,9 @@ static const glia_http_route routes[] = {
     {"GET", "/v1/tasks/status/{id}", glia_on_task, "One task with its progress and, once it has ended, its result", false, GLIA_SCOPE_READ},
     {"GET", "/v1/tasks/{id}", glia_on_task, "The same", false, GLIA_SCOPE_READ},
     {"DELETE", "/v1/tasks/{id}", glia_on_task_cancel, "Cancel a task", false, GLIA_SCOPE_ADMIN},
+    {"POST", "/v1/analyze/attention", glia_on_analyze_attention,
+     "Attention heads of a prompt by what they look at, beside random repeated tokens", false, GLIA_SCOPE_INFER | GLIA_SCOPE_HOOKS},
+    {"POST", "/api/v1/analyze/attention", glia_on_analyze_attention, "The same", false, GLIA_SCOPE_INFER | GLIA_SCOPE_HOOKS},
     {0},
 };
 

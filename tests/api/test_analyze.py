@@ -1,0 +1,93 @@
+"""POST /v1/analyze/…: shapes and errors.  The numbers are checked in tests/unit/test_analysis.c and tests/e2e."""
+import unittest
+
+from harness import ApiTest, Server, need, tiny
+
+need(tiny())
+server = None
+PROMPT = "one two. one two."
+
+
+def setUpModule():
+    global server
+    server = Server(tiny())
+
+
+def tearDownModule():
+    server.stop()
+
+
+class Attention(ApiTest):
+    def analyze(self, **fields):
+        status, reply = server.post("/v1/analyze/attention", dict({"prompt": PROMPT, "probe_length": 8}, **fields))
+        self.assertEqual(status, 200, reply)
+        return reply
+
+    def test_the_reply_has_the_shape_that_neuroscope_reads(self):
+        reply = self.analyze()
+        self.assertLessEqual({"success", "prompt", "scope", "analyzed_layers", "attention_heads", "attention_patterns",
+                              "cross_layer_dependencies", "token_attributions", "circuit_components",
+                              "pattern_statistics", "visualization_data", "execution_time_ms", "metadata"}, set(reply))
+        self.assertEqual((reply["success"], reply["prompt"], reply["scope"]), (True, PROMPT, "head_level"))
+        self.assertEqual(reply["analyzed_layers"], [0, 1, 2])
+        heads = reply["attention_heads"]
+        self.assertEqual([(h["layer"], h["head"]) for h in heads], [(i, k) for i in range(3) for k in range(4)])
+        for h in heads:
+            self.assertLessEqual({"layer", "head", "pattern_type", "confidence", "circuit_role", "key_tokens",
+                                  "value_tokens", "metadata"}, set(h))
+            self.assertTrue(0 <= h["confidence"] <= 1)
+            for score in h["metadata"]["scores"].values():
+                if score["rows"]:
+                    self.assertTrue(0 <= score["score"] <= 1 + 1e-6, score)
+            self.assertTrue(all(0 <= k < len(PROMPT) for k in h["key_tokens"] + h["value_tokens"]))
+        counts = reply["pattern_statistics"]["pattern_counts"]
+        self.assertEqual(sum(counts.values()), len(heads))
+        self.assertEqual(sum(p["head_count"] for p in reply["attention_patterns"]), len(heads) - counts["unknown"])
+        self.assertAlmostEqual(sum(t["score"] for t in reply["token_attributions"]), 1, places=5)
+        self.assertEqual("".join(t["token"] for t in reply["token_attributions"]), PROMPT)
+
+    def test_the_same_seed_gives_the_same_numbers(self):
+        """But for rounding: what is batched with what may differ."""
+        for a, b in zip(*(self.analyze(seed=5)["attention_heads"] for _ in range(2))):
+            self.assertEqual((a["pattern_type"], a["confidence"]), (b["pattern_type"], b["confidence"]))
+            for name, score in a["metadata"]["random_repeated"].items():
+                for key, x in score.items():
+                    y = b["metadata"]["random_repeated"][name][key]
+                    self.assertTrue(x == y or abs(x - y) < 1e-5, (name, key, x, y))
+
+    def test_layers_by_number_and_by_name(self):
+        self.assertEqual(self.analyze(layers=[-1, 0, "transformer.h.2"])["analyzed_layers"], [0, 2])
+        self.assertEqual(self.analyze(layers=[1])["token_attributions"], [])
+        self.assertEqual(self.analyze(layers=[])["analyzed_layers"], [0, 1, 2])
+
+    def test_a_chat_and_token_ids(self):
+        status, reply = server.post("/api/v1/analyze/attention",
+                                    {"messages": [{"role": "user", "content": "hi"}], "probes": 0})
+        self.assertEqual(status, 200, reply)
+        self.assertEqual(self.analyze(prompt=[65, 66, 67, 66])["visualization_data"]["tokens"][3],
+                         {"position": 3, "id": 66, "text": "B"})
+
+    def test_attention_is_what_hooks_capture(self):
+        reply = self.analyze(probes=0)
+        _, chat = server.post("/v1/completions", {
+            "prompt": PROMPT, "max_tokens": 0, "activation_hooks": [{"layer": "*", "component": "attn_probs"}]})
+        n = len(PROMPT)
+        for h in reply["attention_heads"]:
+            a = chat["activations"]["*_attn_probs" if "*_attn_probs" in chat["activations"] else
+                                    list(chat["activations"])[h["layer"]]]
+            a = [e for e in a if e["layer"] == h["layer"]][0]["data"][0][h["head"]]
+            want = sum(a[q][q - 1] for q in range(1, n)) / (n - 1)
+            self.assertAlmostEqual(h["metadata"]["scores"]["previous_token"]["score"], want, places=5)
+
+    def test_wrong_requests_name_the_field(self):
+        for fields, status, param in (({"prompt": None}, 400, "prompt"), ({"prompt": "a"}, 400, "prompt"),
+                                      ({"layers": [3]}, 400, "layers[0]"), ({"layers": ["nowhere.1"]}, 400, "layers[0]"),
+                                      ({"layers": 1}, 400, "layers"), ({"scope": "room"}, 400, "scope"),
+                                      ({"probes": -1}, 400, "probes"), ({"min_excess": 2}, 400, "min_excess"),
+                                      ({"prompt": ["a", "b"]}, 400, "prompt"), ({"prompt": "a" * 5000}, 400, "prompt"),
+                                      ({"model": "nobody"}, 404, "model")):
+            self.check_error(server.post("/v1/analyze/attention", dict({"prompt": PROMPT}, **fields)), status, param)
+
+
+if __name__ == "__main__":
+    unittest.main()
