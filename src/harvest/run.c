@@ -197,7 +197,8 @@ static glia_status same_harvest(const glia_manifest *old, const glia_manifest *n
 static bool is_listed(const glia_manifest *m, const char *name) {
     if (!strcmp(name, m->statistics.file)) return true;
     for (size_t i = 0; i < m->n_shards; i++) {
-        if (!strcmp(name, m->shards[i].file)) return true;
+        size_t n = strlen(m->shards[i].file);
+        if (!strncmp(name, m->shards[i].file, n) && (!name[n] || !strcmp(name + n, ".sums"))) return true;
     }
     return false;
 }

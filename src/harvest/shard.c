@@ -134,6 +134,7 @@ glia_status glia_shard_seal(const glia_shard *s, const char *path, char sha256[G
                             glia_err *err) {
     glia_newfile *f;
     glia_status st = glia_newfile_open(&f, path, err);
+    if (!st) glia_newfile_keep_sums(f);
     if (!st) st = write_all(s, f, err);
     if (!st) *bytes = glia_newfile_bytes(f);
     if (!st) st = glia_newfile_commit(f, sha256, err);

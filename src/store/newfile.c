@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/io.h"
 #include "base/mem.h"
+#include "store/checked.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -13,9 +14,10 @@
 struct glia_newfile {
     char *path, *part, *folder;
     int fd;
-    bool made, committed;
+    bool made, committed, keep_sums;
     uint64_t bytes;
     glia_sha256 *hash;
+    glia_block_sums sums;
 };
 
 static glia_status io_failed(glia_err *err, const char *what, const char *path) {
@@ -57,9 +59,12 @@ glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_er
     if (!n) return GLIA_OK;
     if (!glia_io_write(f->fd, p, n)) return io_failed(err, "write", f->part);
     if (!glia_sha256_add(f->hash, p, n)) return glia_fail(err, GLIA_EINTERNAL, "cannot hash %s", f->part);
+    if (f->keep_sums) glia_block_sums_add(&f->sums, p, n);
     f->bytes += n;
     return GLIA_OK;
 }
+
+void glia_newfile_keep_sums(glia_newfile *f) { f->keep_sums = true; }
 
 uint64_t glia_newfile_bytes(const glia_newfile *f) { return f->bytes; }
 
@@ -72,7 +77,24 @@ static bool sync_folder(const char *folder) {
     return ok;
 }
 
+/* Before the file itself: who sees the file sees its checksums. */
+static glia_status commit_sums(const glia_newfile *f, glia_err *err) {
+    glia_buf b = {0};
+    size_t n = strlen(f->path) + sizeof ".sums";
+    char *path = glia_malloc(n);
+    glia_status st = path ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory for checksums");
+    glia_block_sums_write(&f->sums, &b);
+    if (!st && b.failed) st = glia_fail(err, GLIA_ENOMEM, "out of memory for checksums");
+    if (!st) (void)snprintf(path, n, "%s.sums", f->path);
+    if (!st) st = glia_newfile_put(path, b.p, b.n, NULL, err);
+    glia_buf_clear(&b);
+    glia_free(path);
+    return st;
+}
+
 glia_status glia_newfile_commit(glia_newfile *f, char sha256[GLIA_SHA256_HEX], glia_err *err) {
+    glia_status st = f->keep_sums ? commit_sums(f, err) : GLIA_OK;
+    if (st) return st;
     if (sha256 && !glia_sha256_hex(f->hash, sha256)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
     if (!glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
     int fd = f->fd;
@@ -89,6 +111,7 @@ void glia_newfile_free(glia_newfile *f) {
     if (f->fd >= 0) (void)close(f->fd);
     if (f->made && !f->committed) (void)unlink(f->part);
     glia_sha256_free(f->hash);
+    glia_block_sums_clear(&f->sums);
     glia_free(f->path);
     glia_free(f->part);
     glia_free(f->folder);

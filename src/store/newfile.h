@@ -17,6 +17,8 @@ typedef struct glia_newfile glia_newfile;
 /* EIO names path and cause.  An older temporary file of the same name is overwritten. */
 glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *err);
 glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err);
+/* Before the first write: commit also writes checksums of the file's blocks beside it (checked.h, PATH.sums). */
+void glia_newfile_keep_sums(glia_newfile *f);
 uint64_t glia_newfile_bytes(const glia_newfile *f); /* written so far */
 /* sha256: of all bytes, may be NULL.  After a failure the path is as it was before (or already whole, when only the
  * last fsync failed). */

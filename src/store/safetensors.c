@@ -91,7 +91,7 @@ glia_status glia_st_header(glia_buf *b, glia_st_tensor *t, size_t n, const char 
 
 struct glia_st {
     const unsigned char *data; /* first byte behind the header */
-    uint64_t n_data;
+    uint64_t n_data, n_head; /* n_head: with the 8 bytes of its length */
     yyjson_doc *doc;
     glia_st_tensor *tensors; /* by offset */
     glia_st_tensor **names;  /* the same, by name */
@@ -189,21 +189,51 @@ static glia_status read_tensors(glia_st *s, yyjson_val *root, glia_err *err) {
     return GLIA_OK;
 }
 
-glia_status glia_st_parse(glia_st **out, const void *bytes, size_t n, glia_err *err) {
-    const unsigned char *p = bytes;
+/* The length that the first 8 bytes say, when a file of n_file bytes can have it. */
+static glia_status read_length(const unsigned char *p, uint64_t n_file, uint64_t *out, glia_err *err) {
     uint64_t length = 0;
-    *out = NULL;
-    if (n < 8) return bad(err, "shorter than 8 bytes");
+    if (n_file < 8) return bad(err, "shorter than 8 bytes");
     for (int i = 7; i >= 0; i--) length = length << 8 | p[i];
-    if (length > GLIA_ST_MAX_HEADER || length > n - 8) return bad(err, "its header does not fit");
+    if (length > GLIA_ST_MAX_HEADER || length > n_file - 8) return bad(err, "its header does not fit");
+    *out = length;
+    return GLIA_OK;
+}
+
+/* p: at least the first 8 + header bytes of a file of n_file bytes. */
+static glia_status parse(glia_st **out, const unsigned char *p, uint64_t n_file, glia_err *err) {
+    uint64_t length;
+    glia_status st = read_length(p, n_file, &length, err);
+    if (st) return st;
     glia_st *s = glia_calloc(1, sizeof *s);
     if (!s) return glia_fail(err, GLIA_ENOMEM, "out of memory for a header");
-    s->data = p + 8 + length, s->n_data = n - 8 - length;
+    s->data = p + 8 + length, s->n_data = n_file - 8 - length, s->n_head = 8 + length;
     s->doc = yyjson_read((const char *)p + 8, (size_t)length, 0);
     yyjson_val *root = yyjson_doc_get_root(s->doc);
-    glia_status st = yyjson_is_obj(root) ? read_tensors(s, root, err) : bad(err, "its header is no JSON object");
+    st = yyjson_is_obj(root) ? read_tensors(s, root, err) : bad(err, "its header is no JSON object");
     if (!st) *out = s, s = NULL;
     glia_st_close(s);
+    return st;
+}
+
+glia_status glia_st_parse(glia_st **out, const void *bytes, size_t n, glia_err *err) {
+    *out = NULL;
+    return n < 8 ? bad(err, "shorter than 8 bytes") : parse(out, bytes, n, err);
+}
+
+glia_status glia_st_read_head(glia_st **out, glia_status (*read)(void *ud, uint64_t at, void *p, size_t n, glia_err *err),
+                              void *ud, uint64_t n_file, glia_err *err) {
+    unsigned char first[8], *head = NULL;
+    uint64_t length;
+    *out = NULL;
+    if (n_file < sizeof first) return bad(err, "shorter than 8 bytes");
+    glia_status st = read(ud, 0, first, sizeof first, err);
+    if (!st) st = read_length(first, n_file, &length, err);
+    if (st) return st;
+    if (!(head = glia_malloc(8 + (size_t)length))) return glia_fail(err, GLIA_ENOMEM, "out of memory for a header");
+    st = read(ud, 0, head, 8 + (size_t)length, err);
+    if (!st) st = parse(out, head, n_file, err);
+    if (!st) (*out)->data = NULL;
+    glia_free(head); /* names and metadata are in the parsed document */
     return st;
 }
 
@@ -247,6 +277,7 @@ const glia_st_tensor *glia_st_find(const glia_st *s, const char *name) {
 }
 
 const void *glia_st_data(const glia_st *s, const glia_st_tensor *t) { return s->data + t->begin; }
+uint64_t glia_st_file_offset(const glia_st *s, const glia_st_tensor *t) { return s->n_head + t->begin; }
 
 const char *glia_st_meta(const glia_st *s, const char *key) {
     return yyjson_get_str(yyjson_obj_get(yyjson_obj_get(yyjson_doc_get_root(s->doc), "__metadata__"), key));

@@ -40,11 +40,15 @@ typedef struct glia_st glia_st;
  * cover the data exactly.  EINVAL says what is wrong. */
 glia_status glia_st_parse(glia_st **out, const void *bytes, size_t n, glia_err *err);
 glia_status glia_st_open(glia_st **out, const char *path, glia_err *err); /* maps the file */
+/* Only the header of a file of n_file bytes, through read (n bytes at an offset).  glia_st_data has nothing then. */
+glia_status glia_st_read_head(glia_st **out, glia_status (*read)(void *ud, uint64_t at, void *p, size_t n, glia_err *err),
+                              void *ud, uint64_t n_file, glia_err *err);
 void glia_st_close(glia_st *s);                                           /* NULL is fine */
 
 size_t glia_st_count(const glia_st *s);
 const glia_st_tensor *glia_st_at(const glia_st *s, size_t i);              /* by offset; valid until close */
 const glia_st_tensor *glia_st_find(const glia_st *s, const char *name);    /* NULL: none */
 const void *glia_st_data(const glia_st *s, const glia_st_tensor *t);       /* its bytes; may be unaligned */
+uint64_t glia_st_file_offset(const glia_st *s, const glia_st_tensor *t);   /* where they begin in the file */
 const char *glia_st_meta(const glia_st *s, const char *key);               /* NULL: none */
 #endif
