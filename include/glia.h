@@ -386,7 +386,8 @@ typedef struct glia_hook {
     X(PROJECT_OUT, "project_out", "x - strength · (x·d̂) d̂")                                                            \
     X(CLAMP, "clamp", "x with its coefficient x·d̂ limited to min … max")                                               \
     X(NOISE, "noise", "x + strength · normal numbers")                                                                 \
-    X(RANDOM, "random", "normal numbers with the mean and deviation of x")
+    X(RANDOM, "random", "normal numbers with the mean and deviation of x")                                             \
+    X(KNOCKOUT, "knockout", "attention: these columns out of the softmax, the others share what they had")
 
 typedef enum glia_edit_op {
 #define X(id, name, meaning) GLIA_EDIT_##id,
@@ -397,7 +398,12 @@ typedef enum glia_edit_op {
 const char *glia_edit_name(glia_edit_op op);
 const char *glia_edit_meaning(glia_edit_op op);
 
-/* One change of what the model computes for this request, in the order of the list where several meet.  What hooks see
+/* Attention (attn_scores: before the softmax; attn_probs: behind it, not made to sum to 1 again) is changed head by head
+ * and takes KNOCKOUT, ZERO, SCALE, ADD and SET; the last two give for each row [heads, columns] numbers, `to` says which
+ * columns, and those that a row does not attend to are left out.  A row with nothing left to attend to attends to
+ * nothing.
+ *
+ * One change of what the model computes for this request, in the order of the list where several meet.  What hooks see
  * is what the model goes on with.  Points graded proven only.  What an edit may have touched in the KV cache is never
  * offered to another request. */
 typedef struct glia_edit {
@@ -409,6 +415,10 @@ typedef struct glia_edit {
                                 same for every row, else one for each row of the prompt that `where` names, in their order */
     size_t n_rows, n_channels;
     uint64_t seed;           /* NOISE, RANDOM */
+    const int64_t *to;       /* attn_scores, attn_probs: [n_to] the positions attended to that are meant (columns; where.positions
+                                are the rows); negative ones count from the end of the prompt.  NULL: to_range */
+    size_t n_to;
+    const glia_range *to_range; /* NULL: all that a row attends to */
     const float *when;       /* [n_when] a direction: edit only rows with x·d̂ > threshold (below: <).  NULL: every row */
     size_t n_when;
     float threshold;

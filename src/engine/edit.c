@@ -99,6 +99,40 @@ static glia_status copy_numbers(glia_edit_rule *r, const glia_edit *in, const ch
     return GLIA_OK;
 }
 
+/* Which columns of attention; sets the numbers of a row: heads × columns, 0 when they are not the same for all rows. */
+static glia_status copy_columns(glia_redit *out, const glia_edit *in, int32_t n_prompt, const glia_request_limits *l,
+                                const char *where, glia_err *err) {
+    bool attention = out->where.by_position;
+    out->to.to = INT32_MAX;
+    if (!attention && (in->to || in->to_range || in->op == GLIA_EDIT_KNOCKOUT)) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "%s attends to nothing: only attn_scores and attn_probs %s",
+                            glia_point_name(in->where.point),
+                            in->op == GLIA_EDIT_KNOCKOUT ? "can be knocked out" : "take `to`");
+    }
+    if (!attention) return GLIA_OK;
+    if (in->op != GLIA_EDIT_KNOCKOUT && in->op != GLIA_EDIT_ZERO && in->op != GLIA_EDIT_SCALE &&
+        in->op != GLIA_EDIT_ADD && in->op != GLIA_EDIT_SET) {
+        return glia_fail_at(err, GLIA_EINVAL, where,
+                            "attention takes knockout, zero, scale, add and set, not %s: its rows have no channels",
+                            glia_edit_name(in->op));
+    }
+    if (in->when) return glia_fail_at(err, GLIA_EINVAL, where, "attention has no direction for `when`");
+    const glia_hook to = {.positions = in->to, .n_positions = in->n_to, .range = in->to_range};
+    glia_status st = glia_rhook_copy_positions(&out->to, &to, where, n_prompt, l->n_ctx, err);
+    if (st) return st;
+    if (in->op == GLIA_EDIT_KNOCKOUT) out->where.point = GLIA_POINT_ATTN_SCORES;
+    int64_t n = in->to ? out->to.n_positions : in->to_range ? (int64_t)out->to.to - out->to.from : 0;
+    if (in->rows && (!n || n * out->where.n_heads > INT32_MAX)) {
+        return glia_fail_at(err, GLIA_EINVAL, where, "numbers for attention need `to`: the positions that they are of");
+    }
+    for (size_t i = 1; in->rows && i < in->n_to; i++) {
+        if (in->to[i] > in->to[i - 1]) continue;
+        return glia_fail_at(err, GLIA_EINVAL, where, "the positions of `to` must ascend where each has a number of its own");
+    }
+    out->rule.width = (int32_t)n * out->where.n_heads;
+    return GLIA_OK;
+}
+
 /* The first position whose row may be changed, of the prompt or behind it. */
 static int32_t first_position(const glia_rhook *h, int32_t n_prompt) {
     if (h->n_prompt_rows) return h->positions ? h->positions[0] : h->from;
@@ -121,6 +155,7 @@ glia_status glia_redit_copy(glia_redit *out, const glia_edit *in, size_t index, 
     glia_edit_rule *r = &out->rule;
     r->op = in->op, r->width = out->where.width;
     out->first = first_position(&out->where, n_prompt);
+    if ((st = copy_columns(out, in, n_prompt, l, where, err))) return st;
     if ((st = copy_numbers(r, in, where, err)) || (st = copy_rows(out, in, n_prompt, where, err))) return st;
     if (!in->when) return GLIA_OK;
     return copy_vector(&r->when, in->when, 1, in->n_when, true, r, "the direction of `when`", where, err);
@@ -128,6 +163,7 @@ glia_status glia_redit_copy(glia_redit *out, const glia_edit *in, size_t index, 
 
 void glia_redit_clear(glia_redit *e) {
     glia_rhook_clear(&e->where);
+    glia_rhook_clear(&e->to);
     glia_free((void *)(uintptr_t)e->rule.rows);
     glia_free((void *)(uintptr_t)e->rule.when);
 }

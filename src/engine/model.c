@@ -412,7 +412,7 @@ static bool outputs_only(const glia_model *m, glia_point p, int32_t layer) {
 }
 
 static const char *refuses_edit(const glia_model *m, glia_point p, int32_t layer) {
-    return glia_tap_refuses_edit(glia_atlas_place(m->atlas, p, layer), p);
+    return glia_tap_refuses_edit(glia_atlas_place(m->atlas, p, layer));
 }
 
 void glia_model_limits(const glia_model *m, glia_request_limits *out) {

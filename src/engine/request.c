@@ -93,8 +93,8 @@ bool glia_rhook_wants(const glia_rhook *h, uint32_t phase, int32_t pos) {
     return (h->phases & phase) && glia_rhook_count(h, pos, pos + 1) > 0;
 }
 
-static glia_status copy_positions(glia_rhook *out, const glia_hook *in, const char *where, int32_t n_prompt,
-                                  int32_t n_ctx, glia_err *err) {
+glia_status glia_rhook_copy_positions(glia_rhook *out, const glia_hook *in, const char *where, int32_t n_prompt,
+                                      int32_t n_ctx, glia_err *err) {
     out->to = INT32_MAX;
     if (in->positions && in->range) {
         return glia_fail_at(err, GLIA_EINVAL, where, "name positions or a range, not both");
@@ -168,7 +168,7 @@ glia_status glia_rhook_copy(glia_rhook *out, const glia_hook *in, const char *wh
     out->layer = glia_point_has_layer(in->point) ? in->layer : -1;
     out->grade = pi.grade, out->phases = in->phases & GLIA_PHASE_ALL;
     out->outputs = l->outputs_only(l->model, in->point, in->layer);
-    glia_status st = copy_positions(out, in, where, n_prompt, l->n_ctx, err);
+    glia_status st = glia_rhook_copy_positions(out, in, where, n_prompt, l->n_ctx, err);
     if (!st) st = copy_heads(out, in, where, &pi, err);
     if (!st) st = glia_rhook_copy_reduce(out, in, before ? in - 1 : NULL, before, where, err);
     if (out->phases & GLIA_PHASE_PROMPT) out->n_prompt_rows = count_below(out, n_prompt);
@@ -198,6 +198,7 @@ static glia_status copy_edits(glia_request *r, const glia_request_params *p, con
         glia_status st = glia_redit_copy(e, &p->edits[i], i, r->n_prompt, l, err);
         if (st) return st;
         if (e->first < r->first_edited) r->first_edited = e->first;
+        r->wants_columns |= e->where.by_position;
     }
     return GLIA_OK;
 }

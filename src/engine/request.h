@@ -55,6 +55,7 @@ typedef struct glia_rhook {
 /* One edit, checked and resolved. */
 typedef struct glia_redit {
     glia_rhook where; /* reduction: channels only */
+    glia_rhook to;       /* attention: which positions attended to, as positions or from … to */
     glia_edit_rule rule; /* rows and when owned */
     int32_t first; /* first position whose row it may change */
 } glia_redit;
@@ -128,6 +129,9 @@ void glia_rhook_clear(glia_rhook *h);
 /* Check and copy a hook.  where: its name for errors; before: see above. */
 glia_status glia_rhook_copy(glia_rhook *out, const glia_hook *in, const char *where, const glia_rhook *before,
                             int32_t n_prompt, const glia_request_limits *l, glia_err *err);
+/* The absolute positions that a hook names, sorted and unique; none named: from 0 to INT32_MAX. */
+glia_status glia_rhook_copy_positions(glia_rhook *out, const glia_hook *in, const char *where, int32_t n_prompt,
+                                      int32_t n_ctx, glia_err *err);
 /* edit.c; on failure what was copied stays in *out, for clear. */
 glia_status glia_redit_copy(glia_redit *out, const glia_edit *in, size_t index, int32_t n_prompt,
                             const glia_request_limits *l, glia_err *err);

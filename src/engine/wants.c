@@ -79,6 +79,10 @@ bool glia_worker_edit_rows(glia_worker *w, const glia_slot *s) {
                                    .n_heads = k->heads ? k->n_heads : 0,
                                    .channels = k->reduction.channels,
                                    .n_channels = k->reduction.n_channels,
+                                   .columns = e->to.positions,
+                                   .n_columns = e->to.n_positions,
+                                   .col_from = e->to.from,
+                                   .col_to = e->to.to,
                                    .rule = &e->rule};
         if (!add_edit(w, &one)) return false;
     }

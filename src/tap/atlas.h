@@ -63,6 +63,7 @@ typedef struct glia_attn {
     int32_t logits; /* what the SOFT_MAX reads; -1 with flash attention */
     int32_t cache;  /* index of the KV cache it reads */
     bool flash;
+    float scale, max_bias; /* logits only: what the SOFT_MAX makes of them */
     bool scaled;    /* the output projection is multiplied by blk.N.attn_output.scale */
 } glia_attn;
 

@@ -135,6 +135,10 @@ static const char *find(const glia_graph *g, const glia_graph *b, glia_atlas *at
     if (kv < 1 || x->ne[2] % kv) return "its key heads were not recognised";
     *n_heads = (int32_t)x->ne[2], *group = (int32_t)(x->ne[2] / kv);
     at->attn[il] = (glia_attn){.node = i, .logits = logits, .cache = c, .flash = flash};
+    if (!flash) {
+        memcpy(&at->attn[il].scale, n->param, sizeof(float));
+        memcpy(&at->attn[il].max_bias, (const char *)n->param + sizeof(float), sizeof(float));
+    }
     return NULL;
 }
 

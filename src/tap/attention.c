@@ -2,7 +2,7 @@
  *
  * Vocabulary: the rows of a batch are spread over streams, n_tps tokens each; tensors of attention are
  * [columns, n_tps, heads, streams].  span: rows of one want's sequence from its first to its last wanted one. */
-#include "attention.h"
+#include "attention_parts.h"
 #include "base/mem.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
@@ -10,32 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    BUF_Q,
-    BUF_K,
-    BUF_MASK,
-    BUF_SINKS,
-    BUF_COLUMNS,
-    BUF_MASK_ROW,
-    BUF_MASK_FLOATS,
-    BUF_VALUES,
-    BUF_GRAPH,
-    BUF_WORK,
-    N_BUFS
-};
 enum { BLOCK_BYTES = 8 << 20 }; /* logits of as many heads at a time as fit a cache level, at least one */
-
-struct glia_attention {
-    int32_t n_threads;
-    bool windows;
-    struct {
-        char *p;
-        size_t n;
-    } buf[N_BUFS];
-    int32_t *from[GLIA_MAX_CACHES]; /* [n_rows] first visible position of each row, -1: not checked in this pass */
-    int32_t n_from[GLIA_MAX_CACHES];
-    bool began[GLIA_MAX_CACHES];
-};
 
 const char GLIA_ATTENTION_NOMEM[] = "out of memory for attention rows";
 
@@ -49,14 +24,19 @@ void glia_attention_free(glia_attention *a) {
     if (!a) return;
     for (int i = 0; i < N_BUFS; i++) glia_free(a->buf[i].p);
     for (int i = 0; i < GLIA_MAX_CACHES; i++) glia_free(a->from[i]);
+    glia_attention_forget_edited(a);
+    glia_free(a->edited);
     glia_free(a);
 }
 
-void glia_attention_begin(glia_attention *a) { memset(a->began, 0, sizeof a->began); }
+void glia_attention_begin(glia_attention *a) {
+    memset(a->began, 0, sizeof a->began);
+    glia_attention_forget_edited(a);
+}
 
 /* ------------------------------------------------------------------ memory */
 
-static char *room(glia_attention *a, int which, size_t n) {
+char *glia_attn_room(glia_attention *a, int which, size_t n) {
     if (a->buf[which].n < n) {
         glia_free(a->buf[which].p);
         a->buf[which].p = glia_malloc(n);
@@ -66,10 +46,10 @@ static char *room(glia_attention *a, int which, size_t n) {
 }
 
 /* Bytes [off, off + n) of a tensor where the CPU can read them. */
-static char *host(glia_attention *a, int which, const struct ggml_tensor *x, size_t off, size_t n) {
+char *glia_attn_host(glia_attention *a, int which, const struct ggml_tensor *x, size_t off, size_t n) {
     ggml_backend_buffer_t buf = x->view_src ? x->view_src->buffer : x->buffer;
     if (!buf || ggml_backend_buffer_is_host(buf)) return (char *)x->data + off;
-    char *p = room(a, which, n);
+    char *p = glia_attn_room(a, which, n);
     if (p) ggml_backend_tensor_get(x, p, off, n);
     return p;
 }
@@ -94,7 +74,7 @@ static bool span_of(const glia_tap_want *w, int32_t *first, int32_t *last) {
 static int32_t head_of(const glia_tap_want *w, int32_t k) { return w->heads ? w->heads[k] : k; }
 
 /* Do the tensor's rows lie as planned: stream by stream, n_tps of each, neighbouring sequences? */
-static bool fits(const glia_attention_node *n, const struct ggml_tensor *x) {
+bool glia_attn_fits(const glia_attention_node *n, const struct ggml_tensor *x) {
     if (x->type != GGML_TYPE_F32 || x->nb[0] != sizeof(float) || x->ne[1] < 1 || x->ne[1] * x->ne[3] != n->n_rows)
         return false;
     for (int32_t t = 0; t < n->n_rows; t++) {
@@ -105,22 +85,17 @@ static bool fits(const glia_attention_node *n, const struct ggml_tensor *x) {
 
 /* ------------------------------------------------------------------ the mask of this run */
 
-typedef struct masked {
-    const struct ggml_tensor *x; /* [columns, ≥ n_tps, 1, streams], f16 or f32, on any device */
-    int64_t n_tps;
-} masked;
 
 static size_t mask_offset(const masked *m, int32_t t) {
     return (size_t)(t / m->n_tps) * m->x->nb[3] + (size_t)(t % m->n_tps) * m->x->nb[1];
 }
 
-/* Mask of batch row t as floats, one per column. */
-static const float *mask_row(glia_attention *a, const masked *m, int32_t t) {
+const float *glia_attn_mask_row(glia_attention *a, const masked *m, int32_t t) {
     size_t n = (size_t)m->x->ne[0];
     bool half = m->x->type == GGML_TYPE_F16;
-    char *p = host(a, BUF_MASK_ROW, m->x, mask_offset(m, t), n * (half ? 2 : 4));
+    char *p = glia_attn_host(a, BUF_MASK_ROW, m->x, mask_offset(m, t), n * (half ? 2 : 4));
     if (!p || !half) return (const float *)(void *)p;
-    float *row = (float *)(void *)room(a, BUF_MASK_FLOATS, n * sizeof *row);
+    float *row = (float *)(void *)glia_attn_room(a, BUF_MASK_FLOATS, n * sizeof *row);
     if (row) ggml_fp16_to_fp32_row((const ggml_fp16_t *)(void *)p, row, (int64_t)n);
     return row;
 }
@@ -139,7 +114,7 @@ static int32_t visible_from(const float *mask, int64_t n_cols, const glia_cell_t
 }
 
 /* First visible position of batch row t, checked once a pass.  -1: refused or out of memory. */
-static int32_t row_from(glia_attention *a, const glia_attention_node *n, const masked *m, const glia_cell_table *c,
+int32_t glia_attn_row_from(glia_attention *a, const glia_attention_node *n, const masked *m, const glia_cell_table *c,
                         int32_t t, const char **why) {
     int32_t cache = n->attn->cache;
     if (!a->began[cache]) {
@@ -157,7 +132,7 @@ static int32_t row_from(glia_attention *a, const glia_attention_node *n, const m
     }
     int32_t *from = &a->from[cache][t];
     if (*from >= 0) return *from;
-    const float *mask = mask_row(a, m, t);
+    const float *mask = glia_attn_mask_row(a, m, t);
     if (!mask) {
         *why = GLIA_ATTENTION_NOMEM;
         return -1;
@@ -170,7 +145,7 @@ static int32_t row_from(glia_attention *a, const glia_attention_node *n, const m
 
 /* ------------------------------------------------------------------ writing rows */
 
-static float slope_of(float max_bias, int64_t n_heads, int32_t head) { /* ALiBi, as ggml has it */
+float glia_attn_slope(float max_bias, int64_t n_heads, int32_t head) { /* ALiBi, as ggml has it */
     if (max_bias <= 0) return 1;
     int32_t log2 = 1;
     while (2 * log2 <= n_heads) log2 *= 2;
@@ -179,7 +154,7 @@ static float slope_of(float max_bias, int64_t n_heads, int32_t head) { /* ALiBi,
 }
 
 /* Columns [from, to) of a row, gathered from their cells. */
-static void gather(float *dst, const float *src, const glia_cell_table *c, int32_t from, int32_t to) {
+void glia_attn_gather(float *dst, const float *src, const glia_cell_table *c, int32_t from, int32_t to) {
     for (int32_t at = from, run; at < to; at += run) {
         int32_t cell = c->cell[at];
         for (run = 1; at + run < to && c->cell[at + run] == cell + run;) run++;
@@ -193,12 +168,12 @@ static void fill(float *dst, int32_t from, int32_t to, float with) {
 
 static void put_probs(float *dst, const float *src, const glia_cell_table *c, int32_t from, int32_t p, int32_t n_cols) {
     fill(dst, 0, from, 0);
-    gather(dst, src, c, from, p + 1);
+    glia_attn_gather(dst, src, c, from, p + 1);
     fill(dst, p + 1, n_cols, 0);
 }
 
 /* Logits that lie in dst by position already → scores; mask: of the row, NULL when it adds nothing to what is visible. */
-static void finish_scores(float *dst, const glia_cell_table *c, float scale, float slope, const float *mask,
+void glia_attn_finish_scores(float *dst, const glia_cell_table *c, float scale, float slope, const float *mask,
                           int32_t from, int32_t p, int32_t n_cols) {
     fill(dst, 0, from, -INFINITY);
     for (int32_t i = from; i <= p; i++) dst[i] = scale * dst[i] + (mask ? slope * mask[c->cell[i]] : 0);
@@ -207,11 +182,8 @@ static void finish_scores(float *dst, const glia_cell_table *c, float scale, flo
 
 /* ------------------------------------------------------------------ flash attention off */
 
-typedef struct scaled {
-    float scale, max_bias, cap;
-} scaled;
 
-static scaled params_of(const struct ggml_tensor *x) {
+scaled glia_attn_params(const struct ggml_tensor *x) {
     scaled s = {1, 0, 0};
     memcpy(&s.scale, (const char *)x->op_params, sizeof(float));
     memcpy(&s.max_bias, (const char *)x->op_params + sizeof(float), sizeof(float));
@@ -222,11 +194,11 @@ static scaled params_of(const struct ggml_tensor *x) {
 /* The columns of one head and batch row of [columns, n_tps, heads, streams]. */
 static const float *columns(glia_attention *a, const struct ggml_tensor *x, int32_t head, int32_t t) {
     size_t off = (size_t)head * x->nb[2] + (size_t)(t % x->ne[1]) * x->nb[1] + (size_t)(t / x->ne[1]) * x->nb[3];
-    return (const float *)(void *)host(a, BUF_COLUMNS, x, off, (size_t)x->ne[0] * sizeof(float));
+    return (const float *)(void *)glia_attn_host(a, BUF_COLUMNS, x, off, (size_t)x->ne[0] * sizeof(float));
 }
 
 const char *glia_attention_keep(glia_attention *a, const glia_attention_node *n) {
-    if (!fits(n, n->node)) return "the rows of the attention logits are not the planned ones";
+    if (!glia_attn_fits(n, n->node)) return "the rows of the attention logits are not the planned ones";
     for (int32_t i = n->first; i >= 0; i = n->wants[i].next) {
         glia_tap_want *w = &n->wants[i];
         glia_cell_table c;
@@ -255,18 +227,18 @@ static const char *read_plain(glia_attention *a, const glia_attention_node *n, g
                               const glia_cell_table *c) {
     const struct ggml_tensor *x = n->node;
     const char *why = NULL;
-    scaled s = params_of(x);
+    scaled s = glia_attn_params(x);
     float *dst = w->dst;
     for (int32_t r = 0; r < w->n_rows; r++) {
         int32_t t = w->row0 + r, p = n->rows[t].pos;
         if (!takes(w, r)) continue;
-        int32_t from = row_from(a, n, m, c, t, &why);
+        int32_t from = glia_attn_row_from(a, n, m, c, t, &why);
         if (from < 0) return why;
-        const float *mask = s.max_bias > 0 && w->point == GLIA_POINT_ATTN_SCORES ? mask_row(a, m, t) : NULL;
+        const float *mask = s.max_bias > 0 && w->point == GLIA_POINT_ATTN_SCORES ? glia_attn_mask_row(a, m, t) : NULL;
         if (s.max_bias > 0 && w->point == GLIA_POINT_ATTN_SCORES && !mask) return GLIA_ATTENTION_NOMEM;
         for (int32_t k = 0; k * w->n_cols < w->out_width; k++, dst += w->n_cols) {
             if (w->point == GLIA_POINT_ATTN_SCORES) {
-                finish_scores(dst, c, s.scale, slope_of(s.max_bias, x->ne[2], head_of(w, k)), mask, from, p, w->n_cols);
+                glia_attn_finish_scores(dst, c, s.scale, glia_attn_slope(s.max_bias, x->ne[2], head_of(w, k)), mask, from, p, w->n_cols);
                 continue;
             }
             const float *src = columns(a, x, head_of(w, k), t);
@@ -280,28 +252,21 @@ static const char *read_plain(glia_attention *a, const glia_attention_node *n, g
 
 /* ------------------------------------------------------------------ flash attention on */
 
-/* What the CPU needs of one stream. */
-typedef struct inputs {
-    char *q, *k, *mask;
-    float *sinks; /* NULL: none */
-    const struct ggml_tensor *qx, *kx, *mx;
-    int64_t n_rows; /* of the span */
-} inputs;
 
-static bool gather_inputs(glia_attention *a, const struct ggml_tensor *node, const masked *m, int32_t first,
+bool glia_attn_gather_inputs(glia_attention *a, const struct ggml_tensor *node, const masked *m, int32_t first,
                           int32_t last, inputs *in) {
     const struct ggml_tensor *q = node->src[0], *k = node->src[1];
     size_t s = (size_t)(first / m->n_tps), row = (size_t)(first % m->n_tps);
     size_t n_rows = (size_t)(last - first + 1);
     *in = (inputs){.qx = q, .kx = k, .mx = m->x, .n_rows = (int64_t)n_rows};
-    in->q = host(a, BUF_Q, q, s * q->nb[3] + row * q->nb[1],
+    in->q = glia_attn_host(a, BUF_Q, q, s * q->nb[3] + row * q->nb[1],
                  (n_rows - 1) * q->nb[1] + (size_t)(q->ne[2] - 1) * q->nb[2] + (size_t)q->ne[0] * q->nb[0]);
     in->k =
-        host(a, BUF_K, k, (k->ne[3] > 1 ? s : 0) * k->nb[3],
+        glia_attn_host(a, BUF_K, k, (k->ne[3] > 1 ? s : 0) * k->nb[3],
              (size_t)(k->ne[1] - 1) * k->nb[1] + (size_t)(k->ne[2] - 1) * k->nb[2] + ggml_row_size(k->type, k->ne[0]));
-    in->mask = host(a, BUF_MASK, m->x, mask_offset(m, first), n_rows * m->x->nb[1]);
+    in->mask = glia_attn_host(a, BUF_MASK, m->x, mask_offset(m, first), n_rows * m->x->nb[1]);
     if (node->src[4]) {
-        in->sinks = (float *)(void *)host(a, BUF_SINKS, node->src[4], 0, ggml_nbytes(node->src[4]));
+        in->sinks = (float *)(void *)glia_attn_host(a, BUF_SINKS, node->src[4], 0, ggml_nbytes(node->src[4]));
         if (!in->sinks) return false;
     }
     return in->q && in->k && in->mask;
@@ -316,12 +281,12 @@ static struct ggml_tensor *tensor(struct ggml_context *g, enum ggml_type type, i
 }
 
 /* Some heads, [columns, rows] each: their logits, capped or else still to be scaled; or the softmax of these. */
-static bool compute_heads(glia_attention *a, const inputs *in, const scaled *s, const int32_t *heads, int32_t n,
+bool glia_attn_compute(glia_attention *a, const inputs *in, const scaled *s, const int32_t *heads, int32_t n,
                           bool softmax, float *values) {
     int64_t n_cols = in->kx->ne[1], group = in->qx->ne[2] / in->kx->ne[2];
     size_t n_nodes = (size_t)n * 8 + 8, each = (size_t)(n_cols * in->n_rows);
     size_t bytes = n_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(n_nodes, false) + 4096;
-    char *mem = room(a, BUF_GRAPH, bytes);
+    char *mem = glia_attn_room(a, BUF_GRAPH, bytes);
     if (!mem) return false;
     struct ggml_context *g =
         ggml_init((struct ggml_init_params){.mem_size = bytes, .mem_buffer = mem, .no_alloc = true});
@@ -342,7 +307,7 @@ static bool compute_heads(glia_attention *a, const inputs *in, const scaled *s, 
             x = ggml_scale_inplace(g, x, s->cap);
         }
         if (softmax) { /* a tensor of one head has the ALiBi slope 2^-max_bias */
-            float slope = slope_of(s->max_bias, in->qx->ne[2], (int32_t)h);
+            float slope = glia_attn_slope(s->max_bias, in->qx->ne[2], (int32_t)h);
             x = ggml_soft_max_ext_inplace(g, x, mask, s->cap != 0 ? 1 : s->scale, -log2f(slope));
             if (in->sinks) ggml_soft_max_add_sinks(x, tensor(g, GGML_TYPE_F32, 1, 1, sizeof(float), in->sinks + h));
         }
@@ -351,7 +316,7 @@ static bool compute_heads(glia_attention *a, const inputs *in, const scaled *s, 
     /* threads cost more than they bring below about a million products */
     int threads = (int64_t)n * in->n_rows * n_cols * in->kx->ne[0] > 1 << 20 ? a->n_threads : 1;
     struct ggml_cplan plan = ggml_graph_plan(gf, threads, NULL);
-    plan.work_data = (uint8_t *)room(a, BUF_WORK, plan.work_size + 64);
+    plan.work_data = (uint8_t *)glia_attn_room(a, BUF_WORK, plan.work_size + 64);
     bool ok = plan.work_data && ggml_graph_compute(gf, &plan) == GGML_STATUS_SUCCESS;
     ggml_free(g);
     return ok;
@@ -367,10 +332,10 @@ static const char *put_heads(glia_attention *a, const glia_attention_node *n, gl
     for (int32_t r = 0; r < w->n_rows; r++) {
         int32_t t = w->row0 + r, p = n->rows[t].pos;
         if (!takes(w, r)) continue;
-        int32_t from = row_from(a, n, m, c, t, &why);
+        int32_t from = glia_attn_row_from(a, n, m, c, t, &why);
         if (from < 0) return why;
         bool biased = s->max_bias > 0 && w->point == GLIA_POINT_ATTN_SCORES;
-        const float *mask = biased ? mask_row(a, m, t) : NULL;
+        const float *mask = biased ? glia_attn_mask_row(a, m, t) : NULL;
         if (biased && !mask) return GLIA_ATTENTION_NOMEM;
         for (int32_t k = 0; k < n_heads; k++) {
             float *dst = row + (size_t)(k0 + k) * (size_t)w->n_cols;
@@ -378,8 +343,8 @@ static const char *put_heads(glia_attention *a, const glia_attention_node *n, gl
             if (w->point == GLIA_POINT_ATTN_PROBS) {
                 put_probs(dst, src, c, from, p, w->n_cols);
             } else {
-                gather(dst, src, c, from, p + 1);
-                finish_scores(dst, c, s->cap != 0 ? 1 : s->scale, slope_of(s->max_bias, nh, head_of(w, k0 + k)), mask,
+                glia_attn_gather(dst, src, c, from, p + 1);
+                glia_attn_finish_scores(dst, c, s->cap != 0 ? 1 : s->scale, glia_attn_slope(s->max_bias, nh, head_of(w, k0 + k)), mask,
                               from, p, w->n_cols);
             }
         }
@@ -392,25 +357,25 @@ static const char *rebuild(glia_attention *a, const glia_attention_node *n, glia
                            const glia_cell_table *c) {
     int32_t first, last, heads[64];
     inputs in;
-    scaled s = params_of(n->node);
+    scaled s = glia_attn_params(n->node);
     if (!span_of(w, &first, &last)) return NULL;
     /* refuse before the work, not after it */
     const char *why = NULL;
     for (int32_t r = 0; r < w->n_rows; r++) {
-        if (takes(w, r) && row_from(a, n, m, c, w->row0 + r, &why) < 0) return why;
+        if (takes(w, r) && glia_attn_row_from(a, n, m, c, w->row0 + r, &why) < 0) return why;
     }
-    if (!gather_inputs(a, n->node, m, first, last, &in)) return GLIA_ATTENTION_NOMEM;
+    if (!glia_attn_gather_inputs(a, n->node, m, first, last, &in)) return GLIA_ATTENTION_NOMEM;
     size_t each = (size_t)(in.kx->ne[1] * in.n_rows) * sizeof(float);
     int32_t n_heads = w->out_width / w->n_cols, block = (int32_t)(BLOCK_BYTES / each);
     if (block < 1) block = 1;
     if (block > 64) block = 64;
     if (block > n_heads) block = n_heads;
-    float *values = (float *)(void *)room(a, BUF_VALUES, each * (size_t)block);
+    float *values = (float *)(void *)glia_attn_room(a, BUF_VALUES, each * (size_t)block);
     if (!values) return GLIA_ATTENTION_NOMEM;
     for (int32_t k = 0; k < n_heads; k += block) {
         int32_t some = n_heads - k < block ? n_heads - k : block;
         for (int32_t i = 0; i < some; i++) heads[i] = head_of(w, k + i);
-        if (!compute_heads(a, &in, &s, heads, some, w->point == GLIA_POINT_ATTN_PROBS, values)) {
+        if (!glia_attn_compute(a, &in, &s, heads, some, w->point == GLIA_POINT_ATTN_PROBS, values)) {
             return GLIA_ATTENTION_NOMEM;
         }
         if ((why = put_heads(a, n, w, m, c, &s, first, in.n_rows, k, some, values))) return why;
@@ -421,17 +386,24 @@ static const char *rebuild(glia_attention *a, const glia_attention_node *n, glia
 
 /* ------------------------------------------------------------------ both */
 
-const char *glia_attention_read(glia_attention *a, const glia_attention_node *n) {
+const char *glia_attn_mask_of(const glia_attention_node *n, masked *out) {
     bool flash = n->attn->flash;
     const struct ggml_tensor *x = flash ? n->node->src[0] : n->node, *mask = n->node->src[flash ? 3 : 1];
-    if (!x || !fits(n, x)) return "the rows of the attention are not the planned ones";
+    if (!x || !glia_attn_fits(n, x)) return "the rows of the attention are not the planned ones";
     int64_t n_cols = flash ? n->node->src[1]->ne[1] : x->ne[0];
     if (!mask || (mask->type != GGML_TYPE_F32 && mask->type != GGML_TYPE_F16) || mask->ne[0] != n_cols ||
         mask->ne[1] < x->ne[1] || mask->ne[2] != 1 || mask->ne[3] != x->ne[3] ||
         mask->nb[1] != (size_t)mask->ne[0] * ggml_type_size(mask->type)) {
         return "the attention mask has an unknown shape";
     }
-    masked m = {mask, x->ne[1]};
+    *out = (masked){mask, x->ne[1]};
+    return NULL;
+}
+
+const char *glia_attention_read(glia_attention *a, const glia_attention_node *n) {
+    masked m;
+    const char *why = glia_attn_mask_of(n, &m);
+    if (why) return why;
     for (int32_t i = n->first; i >= 0; i = n->wants[i].next) {
         glia_tap_want *w = &n->wants[i];
         glia_cell_table c;
@@ -442,8 +414,9 @@ const char *glia_attention_read(glia_attention *a, const glia_attention_node *n)
         for (int32_t r = 0; r < w->n_rows; r++) {
             if (takes(w, r) && n->rows[w->row0 + r].pos >= w->n_cols) return "a row has more columns than planned";
         }
-        const char *why = flash ? rebuild(a, n, w, &m, &c) : read_plain(a, n, w, &m, &c);
+        why = n->attn->flash ? rebuild(a, n, w, &m, &c) : read_plain(a, n, w, &m, &c);
         if (why) return why;
     }
+    glia_attention_show_edited(a, n);
     return NULL;
 }

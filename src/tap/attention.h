@@ -31,6 +31,9 @@ typedef struct glia_attention_node {
     glia_cells *cells;
     glia_tap_want *wants;
     int32_t first;
+    const glia_tap_edit *edits; /* chained by next; those for other points are skipped */
+    int32_t first_edit;
+    int32_t first_score_edit; /* flash attention off, at attn->node: the edits that happened at attn->logits */
 } glia_attention_node;
 extern const char GLIA_ATTENTION_NOMEM[];
 
@@ -38,4 +41,17 @@ extern const char GLIA_ATTENTION_NOMEM[];
 const char *glia_attention_keep(glia_attention *a, const glia_attention_node *n);
 /* At attn->node. */
 const char *glia_attention_read(glia_attention *a, const glia_attention_node *n);
+
+/* -- attention_edit.c: changes of attn_scores and attn_probs, a head's row at a time.  Columns are positions, those that
+ * the row does not attend to stay out of reach.  Scores first, then probabilities, each in the order of the list.  A row
+ * that may attend to nothing any more does so: its probabilities and its z are 0.  NULL, or why not (no row of the node is
+ * to be believed then).
+ *
+ * Flash attention off: the graph's own tensors are changed.  On: the probabilities are computed once more from the node's
+ * inputs, changed, and multiplied by the values into the node's output; rows that no edit changes keep their bits. */
+const char *glia_attention_edit_logits(glia_attention *a, const glia_attention_node *n); /* at attn->logits */
+const char *glia_attention_edit(glia_attention *a, const glia_attention_node *n);        /* at attn->node, before read */
+/* Rows of wants that were changed, as they are now; a part of read. */
+void glia_attention_show_edited(const glia_attention *a, const glia_attention_node *n);
+void glia_attention_forget_edited(glia_attention *a);
 #endif

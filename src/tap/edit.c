@@ -69,6 +69,7 @@ bool glia_edit_row(const glia_edit_rule *r, float *x, int32_t row, int64_t posit
             x[i] = (float)((double)x[i] + (double)r->strength * normal(r->seed, position, i));
         break;
     case GLIA_EDIT_RANDOM: randomize(x, n, r->seed, position); break;
+    case GLIA_EDIT_KNOCKOUT: /* of attention only: attention_edit.c */
     case GLIA_N_EDIT_OPS: break;
     }
     return true;

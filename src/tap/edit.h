@@ -15,7 +15,8 @@ typedef struct glia_edit_rule {
     glia_edit_op op;
     int32_t width;
     float strength, min, max;
-    const float *rows; /* [n_rows, width]: ADD, SET; one row (of unit length): PROJECT_OUT, CLAMP */
+    const float *rows; /* [n_rows, width]: ADD, SET; one row (of unit length): PROJECT_OUT, CLAMP.  Attention points: width is
+                          heads × columns */
     int32_t n_rows;    /* more than 1: each edited row of the request takes its own, in order */
     uint64_t seed;
     const float *when; /* [width] of unit length: only rows whose coefficient along it is above threshold; NULL: all */
@@ -34,6 +35,8 @@ typedef struct glia_tap_edit {
     int32_t n_heads;
     const int32_t *channels; /* of what heads leave; NULL: all */
     int32_t n_channels;
+    const int32_t *columns; /* attention points: positions attended to, ascending; NULL: col_from <= position < col_to */
+    int32_t n_columns, col_from, col_to;
     const glia_edit_rule *rule;
     int32_t next; /* internal: next edit of the same node, -1: none */
 } glia_tap_edit;

@@ -48,7 +48,7 @@ struct glia_tap {
     glia_edit_room editing;
 };
 
-enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8 };
+enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8, ASK_EDITED_ATTENTION = 16 };
 enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4, PROVEN_SEQUENCES = 8 };
 
 glia_tap *glia_tap_new(void) { return glia_calloc(1, sizeof(glia_tap)); }
@@ -135,9 +135,8 @@ static bool prepare_reductions(glia_tap *t) {
     return t->row != NULL;
 }
 
-const char *glia_tap_refuses_edit(const glia_place *pl, glia_point p) {
+const char *glia_tap_refuses_edit(const glia_place *pl) {
     if (!pl || pl->grade != GLIA_GRADE_PROVEN) return "only points graded proven can be changed";
-    if (p == GLIA_POINT_ATTN_SCORES || p == GLIA_POINT_ATTN_PROBS) return "attention itself cannot be changed yet";
     if (pl->derived) return "it is computed from other points: change those";
     if (pl->integers) return "it holds whole numbers (choices), not values";
     if (pl->read_before) return "this model reads its memory before it is complete";
@@ -149,15 +148,25 @@ static void arm_edits(glia_tap *t) {
     for (int32_t i = t->n_edits - 1; i >= 0; i--) {
         glia_tap_edit *e = &t->edits[i];
         const glia_place *pl = glia_atlas_place(t->at, e->point, e->layer);
-        const char *why = glia_tap_refuses_edit(pl, e->point);
+        const char *why = glia_tap_refuses_edit(pl);
         if (why) {
             refuse(t, &t->unproven, why);
             return;
         }
         if (pl->row_kind == GLIA_ROWS_OUTPUTS && t->n_outputs) t->ask[t->at->out_node] |= ASK_CANARY;
-        e->next = t->edit_head[pl->node];
-        t->edit_head[pl->node] = i;
-        t->ask[pl->node] |= ASK_EDITED;
+        int32_t node = pl->node;
+        bool attention = e->point == GLIA_POINT_ATTN_SCORES || e->point == GLIA_POINT_ATTN_PROBS;
+        if (attention && !t->attention) {
+            refuse(t, &t->unproven, "no attention is known in this graph");
+            return;
+        }
+        if (e->point == GLIA_POINT_ATTN_SCORES && t->at->attn[e->layer].logits >= 0) { /* settled behind the softmax */
+            node = t->at->attn[e->layer].logits;
+            t->ask[node] |= ASK_EDITED_ATTENTION;
+        }
+        e->next = t->edit_head[node];
+        t->edit_head[node] = i;
+        t->ask[pl->node] |= attention ? ASK_EDITED_ATTENTION : ASK_EDITED;
     }
 }
 
@@ -430,15 +439,46 @@ static bool is_attention(const glia_tap_want *w) {
     return w->point == GLIA_POINT_ATTN_SCORES || w->point == GLIA_POINT_ATTN_PROBS;
 }
 
+/* The layer whose attention node (logits: whose logits) was fetched; NULL: none. */
+static const glia_attn *attention_here(const glia_tap *t, bool logits) {
+    for (int32_t il = 0; il < t->at->n_layer; il++) {
+        const glia_attn *at = &t->at->attn[il];
+        if ((logits ? at->logits : at->node) == t->node) return at;
+    }
+    return NULL;
+}
+
+static glia_attention_node attention_node(const glia_tap *t, const glia_attn *at, const struct ggml_tensor *x) {
+    return (glia_attention_node){.attn = at,
+                                 .node = x,
+                                 .rows = t->rows,
+                                 .n_rows = t->n_rows,
+                                 .cells = t->cells,
+                                 .wants = t->wants,
+                                 .first = t->head[at->node],
+                                 .edits = t->edits,
+                                 .first_edit = t->edit_head[t->node],
+                                 .first_score_edit = at->logits < 0 ? -1 : t->edit_head[at->logits]};
+}
+
+static void edit_attention(glia_tap *t, const struct ggml_tensor *x) {
+    const glia_attn *at = attention_here(t, false), *logits = at ? NULL : attention_here(t, true);
+    if ((!at && !logits) || t->strange || t->unproven || t->nomem) return;
+    const unsigned need = PROVEN_TOKENS | PROVEN_SEQUENCES;
+    glia_attention_node n = attention_node(t, at ? at : logits, x);
+    const char *why = (t->proven & need) != need ? "the rows of the attention were not proven in time"
+                      : logits                   ? glia_attention_edit_logits(t->attention, &n)
+                                                 : glia_attention_edit(t->attention, &n);
+    if (why == GLIA_ATTENTION_NOMEM) t->nomem = true;
+    else if (why) refuse(t, &t->unproven, why);
+}
+
 /* Attention of the layer whose node (logits: whose logits) was fetched. */
 static void capture_attention(glia_tap *t, const struct ggml_tensor *x, bool logits) {
-    const glia_attn *at = NULL;
-    for (int32_t il = 0; il < t->at->n_layer && !at; il++) {
-        if ((logits ? t->at->attn[il].logits : t->at->attn[il].node) == t->node) at = &t->at->attn[il];
-    }
+    const glia_attn *at = attention_here(t, logits);
     if (!at || t->strange || t->unproven || t->nomem) return;
     const unsigned need = PROVEN_TOKENS | PROVEN_SEQUENCES;
-    glia_attention_node n = {at, x, t->rows, t->n_rows, t->cells, t->wants, t->head[at->node]};
+    glia_attention_node n = attention_node(t, at, x);
     const char *why = (t->proven & need) != need ? "the rows of the attention were not proven in time"
                       : logits                   ? glia_attention_keep(t->attention, &n)
                                                  : glia_attention_read(t->attention, &n);
@@ -469,6 +509,7 @@ static void edit(glia_tap *t, struct ggml_tensor *x) {
     for (int32_t i = t->edit_head[t->node]; i >= 0; i = t->edits[i].next) {
         const glia_tap_edit *e = &t->edits[i];
         const glia_place *pl = glia_atlas_place(t->at, e->point, e->layer);
+        if (e->point == GLIA_POINT_ATTN_SCORES || e->point == GLIA_POINT_ATTN_PROBS) continue;
         if (t->strange || t->unproven || t->nomem || !is_as_planned(t, pl, x)) return;
         const int32_t *out_row = pl->row_kind == GLIA_ROWS_OUTPUTS ? t->out_row : NULL;
         if (!glia_edit_node(e, pl, x, t->rows, out_row, &t->editing)) t->nomem = true;
@@ -536,6 +577,7 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     if (!ask) {
         if (t->strange || t->unproven || t->nomem) return true;
         if (t->ask[t->node] & ASK_CANARY) prove(t, node);
+        if (t->ask[t->node] & ASK_EDITED_ATTENTION) edit_attention(t, node);
         if (t->ask[t->node] & ASK_EDITED) edit(t, node);
         if (t->ask[t->node] & ASK_LOGITS) capture_attention(t, node, true);
         if (t->ask[t->node] & ASK_WANTED) capture(t, node);

@@ -66,7 +66,7 @@ void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from);
 bool glia_tap_knows_cells(const glia_tap *t, int32_t seq);
 
 /* Why rows of a place cannot be changed (static), NULL when they can. */
-const char *glia_tap_refuses_edit(const glia_place *pl, glia_point p);
+const char *glia_tap_refuses_edit(const glia_place *pl);
 
 /* rows, wants, edits: borrowed until disarm.  Edits of one node happen in their order, before it is copied.  When disarm
  * answers anything but OK, rows of any request of the pass may have been changed wrongly, or not at all. */

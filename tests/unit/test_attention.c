@@ -181,7 +181,8 @@ static void pass_free(pass *p) {
 /* What the tap would do at the pass's nodes. */
 static const char *capture(pass *p, glia_tap_want *wants, int n) {
     for (int i = 0; i < n; i++) wants[i].next = i + 1 < n ? i + 1 : -1, wants[i].n_copied = 0;
-    glia_attention_node at = {&p->attn, p->logits, p->rows, ROWS, p->cells, wants, 0};
+    glia_attention_node at = {.attn = &p->attn, .node = p->logits, .rows = p->rows, .n_rows = ROWS, .cells = p->cells,
+                              .wants = wants, .first_edit = -1, .first_score_edit = -1};
     glia_attention_begin(p->attention);
     const char *why = p->s.flash ? NULL : glia_attention_keep(p->attention, &at);
     at.node = p->node;

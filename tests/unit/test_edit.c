@@ -402,7 +402,7 @@ static void nonsense_is_refused_by_name(void **s) {
          GLIA_EINVAL,
          "takes no vector"},
         {{.where = {.point = GLIA_POINT_RESID_POST, .layer = 99, .phases = 3}}, GLIA_EINVAL, "layer 99"},
-        {{.where = {.point = GLIA_POINT_ATTN_PROBS, .layer = 0, .phases = 3}, .op = GLIA_EDIT_ZERO},
+        {{.where = {.point = GLIA_POINT_ATTN_HEAD_OUT, .layer = 0, .phases = 3}, .op = GLIA_EDIT_ZERO},
          GLIA_EHOOK,
          "cannot be changed"},
         {{.where = {.point = GLIA_POINT_LENS_IN, .layer = 0, .phases = 3}, .op = GLIA_EDIT_ZERO},
