@@ -142,11 +142,11 @@ glia_status glia_parse_numbers(glia_acts *a, yyjson_val *v, const char *param, i
     return GLIA_OK;
 }
 
-static glia_status parse_positions(glia_acts *a, yyjson_val *obj, const char *path, uint32_t phases, glia_hook *h,
-                                   glia_err *err) {
-    yyjson_val *v = glia_json_get(obj, "positions");
+glia_status glia_parse_positions(glia_acts *a, yyjson_val *obj, const char *path, const char *key, uint32_t phases,
+                                 glia_hook *h, glia_err *err) {
+    yyjson_val *v = glia_json_get(obj, key);
     char param[96];
-    glia_json_join(param, sizeof param, path, "positions");
+    glia_json_join(param, sizeof param, path, key);
     h->phases = phases;
     if (!v) return GLIA_OK;
     int64_t *list;
@@ -218,7 +218,7 @@ glia_status glia_parse_where(glia_acts *a, yyjson_val *v, const char *path, uint
     if ((st = glia_json_str(v, path, "layer_name", &s->layer_name, err))) return st;
     if ((st = glia_json_str(v, path, "component", &s->component, err))) return st;
     if ((st = glia_json_str(v, path, "name", &s->name, err))) return st;
-    if ((st = parse_positions(a, v, path, phases, rows, err))) return st;
+    if ((st = glia_parse_positions(a, v, path, "positions", phases, rows, err))) return st;
     if ((st = parse_heads(a, v, path, rows, err))) return st;
     if ((st = glia_parse_channels(a, v, path, rows, err))) return st;
     if ((st = glia_names_resolve(s, n_layer, arch, target, err)) && err) { /* the resolver knows no list */

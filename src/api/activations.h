@@ -29,6 +29,16 @@ typedef struct glia_act_label {
     glia_dtype dtype;
 } glia_act_label;
 
+/* An intervention whose numbers come from another run (edit_source.c). */
+typedef enum glia_source_kind { GLIA_SOURCE_NONE, GLIA_SOURCE_PATCH, GLIA_SOURCE_MEAN, GLIA_SOURCE_RESAMPLE } glia_source_kind;
+typedef struct glia_edit_source {
+    glia_source_kind kind;
+    yyjson_val *v; /* the request's `source`, NULL: its own prompt.  Borrowed while the request is read */
+    size_t entry;  /* index in the request's list */
+    size_t first, n; /* edits that it is for, one a layer */
+    uint64_t seed;
+} glia_edit_source;
+
 /* The hooks and interventions of one request.  Owns everything it points to; clear with glia_acts_clear. */
 typedef struct glia_acts {
     glia_act_format format;
@@ -38,6 +48,8 @@ typedef struct glia_acts {
     glia_edit *edits; /* [n_edits] for the engine */
     size_t *edit_sources; /* [n_edits] index in the request's list */
     size_t n_edits;
+    glia_edit_source *sources;
+    size_t n_sources;
     char **keys; /* [n_keys] of the reply's activations object, all different */
     size_t n_keys;
     bool with_choice; /* several answers: every entry says which one it is from */

@@ -19,6 +19,10 @@ glia_status glia_parse_numbers(glia_acts *a, yyjson_val *v, const char *param, i
  * *out is owned by a, and NULL when v is neither an object nor a string with a colon. */
 glia_status glia_parse_range(glia_acts *a, yyjson_val *v, const char *param, const glia_range **out, glia_err *err);
 
+/* Positions under key: a word, a range or a list of numbers; absent: every row of these phases. */
+glia_status glia_parse_positions(glia_acts *a, yyjson_val *obj, const char *path, const char *key, uint32_t phases,
+                                 glia_hook *h, glia_err *err);
+
 /* The fields that say where: layer, layer_name, component, name; positions, heads, channels.  spec.input and spec.output
  * say which side of a module its name stands for; phases: the rows that no `positions` stand for. */
 glia_status glia_parse_where(glia_acts *a, yyjson_val *obj, const char *path, uint32_t phases, int32_t n_layer,

@@ -10,41 +10,50 @@
 
 enum { MAX_EDITS = 4096 };
 
-/* Words for an operation besides its own name; the second half are NeuroScope's. */
-static const struct {
+/* Words for an operation besides its own name; the last ones are NeuroScope's.  source: where its numbers come from when
+ * it has no vector; component: what is meant when none is named. */
+static const struct word {
     const char *word;
     glia_edit_op op;
+    glia_source_kind source;
+    const char *component;
 } words[] = {
-    {"patch", GLIA_EDIT_SET},
-    {"mean", GLIA_EDIT_SET},
-    {"ablate", GLIA_EDIT_ZERO},
-    {"zero_ablation", GLIA_EDIT_ZERO},
-    {"mean_ablation", GLIA_EDIT_SET},
-    {"activation_patching", GLIA_EDIT_SET},
-    {"noise_injection", GLIA_EDIT_NOISE},
-    {"random_replacement", GLIA_EDIT_RANDOM},
-    {"scaled_intervention", GLIA_EDIT_SCALE},
+    {"set", GLIA_EDIT_SET, GLIA_SOURCE_PATCH, NULL},
+    {"patch", GLIA_EDIT_SET, GLIA_SOURCE_PATCH, NULL},
+    {"mean", GLIA_EDIT_SET, GLIA_SOURCE_MEAN, NULL},
+    {"resample", GLIA_EDIT_SET, GLIA_SOURCE_RESAMPLE, NULL},
+    {"knockout", GLIA_EDIT_KNOCKOUT, GLIA_SOURCE_NONE, "attn_probs"},
+    {"attention_knockout", GLIA_EDIT_KNOCKOUT, GLIA_SOURCE_NONE, "attn_probs"},
+    {"ablate", GLIA_EDIT_ZERO, GLIA_SOURCE_NONE, NULL},
+    {"head_ablation", GLIA_EDIT_ZERO, GLIA_SOURCE_NONE, "z"},
+    {"zero_ablation", GLIA_EDIT_ZERO, GLIA_SOURCE_NONE, NULL},
+    {"mean_ablation", GLIA_EDIT_SET, GLIA_SOURCE_MEAN, NULL},
+    {"resample_ablation", GLIA_EDIT_SET, GLIA_SOURCE_RESAMPLE, NULL},
+    {"activation_patching", GLIA_EDIT_SET, GLIA_SOURCE_PATCH, NULL},
+    {"noise_injection", GLIA_EDIT_NOISE, GLIA_SOURCE_NONE, NULL},
+    {"random_replacement", GLIA_EDIT_RANDOM, GLIA_SOURCE_NONE, NULL},
+    {"scaled_intervention", GLIA_EDIT_SCALE, GLIA_SOURCE_NONE, NULL},
 };
 enum { N_WORDS = sizeof words / sizeof *words };
 
-static glia_status find_op(const char *s, const char *param, glia_edit_op *out, glia_err *err) {
+static glia_status find_op(const char *s, const char *param, struct word *out, glia_err *err) {
     const char *known[GLIA_N_EDIT_OPS + N_WORDS];
     char hint[128];
-    for (int i = 0; i < GLIA_N_EDIT_OPS; i++) {
-        known[i] = glia_edit_name((glia_edit_op)i);
-        *out = (glia_edit_op)i;
-        if (!strcmp(s, known[i])) return GLIA_OK;
-    }
     for (int i = 0; i < N_WORDS; i++) {
         known[GLIA_N_EDIT_OPS + i] = words[i].word;
-        *out = words[i].op;
+        *out = words[i];
         if (!strcmp(s, words[i].word)) return GLIA_OK;
+    }
+    for (int i = 0; i < GLIA_N_EDIT_OPS; i++) {
+        known[i] = glia_edit_name((glia_edit_op)i);
+        *out = (struct word){known[i], (glia_edit_op)i, GLIA_SOURCE_NONE, NULL};
+        if (!strcmp(s, known[i])) return GLIA_OK;
     }
     glia_nearest(s, known, GLIA_N_EDIT_OPS + N_WORDS, hint, sizeof hint);
     return glia_fail_at(err, GLIA_EINVAL, param, "%s: \"%.40s\" is not known; the nearest are %s", param, s, hint);
 }
 
-static glia_status parse_op(yyjson_val *v, const char *path, glia_edit_op *out, glia_err *err) {
+static glia_status parse_op(yyjson_val *v, const char *path, struct word *out, glia_err *err) {
     const char *op = NULL, *type = NULL;
     char param[96];
     glia_status st = glia_json_str(v, path, "op", &op, err);
@@ -118,31 +127,75 @@ static glia_status parse_numbers(yyjson_val *v, const char *path, glia_edit *e, 
     return GLIA_OK;
 }
 
+/* Which positions attended to. */
+static glia_status parse_to(glia_acts *a, yyjson_val *v, const char *path, glia_edit *e, glia_err *err) {
+    yyjson_val *to = glia_json_get(v, "to");
+    glia_hook h = {0};
+    if (!to) return GLIA_OK;
+    if (yyjson_equals_str(to, "prompt") || yyjson_equals_str(to, "generated")) {
+        char param[96];
+        glia_json_join(param, sizeof param, path, "to");
+        return glia_fail_at(err, GLIA_EINVAL, param,
+                            "%s must be \"all\", \"last\", a range such as \"0:5\" or a list of positions", param);
+    }
+    glia_status st = glia_parse_positions(a, v, path, "to", GLIA_PHASE_ALL, &h, err);
+    e->to = h.positions, e->n_to = h.n_positions, e->to_range = h.range;
+    return st;
+}
+
 /* What one entry became; its layers are spread when all are known. */
 typedef struct entry {
     glia_hook_target target;
     glia_edit edit;
+    glia_edit_source source;
 } entry;
+
+/* Numbers that the entry does not hold come from another run. */
+static glia_status parse_source(yyjson_val *v, const char *path, const struct word *w, entry *e, glia_err *err) {
+    char param[96];
+    yyjson_val *source = glia_json_get(v, "source");
+    glia_json_join(param, sizeof param, path, "source");
+    if (!source && (e->edit.rows || w->source != GLIA_SOURCE_MEAN)) {
+        if (w->source != GLIA_SOURCE_RESAMPLE) return GLIA_OK;
+        return glia_fail_at(err, GLIA_EINVAL, param, "%s is missing: the prompt that rows are drawn from", param);
+    }
+    if (w->source == GLIA_SOURCE_NONE) {
+        return glia_fail_at(err, GLIA_EINVAL, param, "%s: only patch, mean and resample take their numbers from a run",
+                            param);
+    }
+    if (e->edit.rows) {
+        return glia_fail_at(err, GLIA_EINVAL, param, "%s and vector contradict each other: give one of them", param);
+    }
+    e->source.kind = w->source, e->source.v = source, e->source.seed = e->edit.seed;
+    return GLIA_OK;
+}
 
 static glia_status parse_entry(glia_acts *a, yyjson_val *v, const char *path, int32_t n_layer, const char *arch,
                                entry *e, glia_err *err) {
     static const char *const fields[] = {"layer",    "layer_name", "component", "name",   "positions", "heads",
                                          "channels", "op",         "type",      "vector", "direction", "strength",
-                                         "min",      "max",        "value",     "seed",   "when"};
+                                         "min",      "max",        "value",     "seed",   "when",      "to",
+                                         "source"};
     if (!yyjson_is_obj(v))
         return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object, not %s", path, glia_json_kind(v));
     glia_edit *d = &e->edit;
     glia_hook_spec spec = {.output = true};
+    struct word w = {0};
     glia_status st = glia_known_fields(v, path, fields, sizeof fields / sizeof *fields, err);
-    if (!st) st = parse_op(v, path, &d->op, err);
-    if (!st) st = glia_parse_where(a, v, path, GLIA_PHASE_ALL, n_layer, arch, &spec, &e->target, &d->where, err);
+    if (!st) st = parse_op(v, path, &w, err);
+    if (st) return st;
+    d->op = w.op;
+    if (!glia_json_get(v, "name") && !glia_json_get(v, "layer_name")) spec.component = w.component;
+    st = glia_parse_where(a, v, path, GLIA_PHASE_ALL, n_layer, arch, &spec, &e->target, &d->where, err);
     if (!st) st = parse_matrix(a, v, path, "vector", &d->rows, &d->n_rows, &d->n_channels, err);
     if (!st && d->rows && glia_json_get(v, "direction")) {
         return glia_fail_at(err, GLIA_EINVAL, path, "%s: vector and direction are two names of one field", path);
     }
     if (!st) st = parse_matrix(a, v, path, "direction", &d->rows, &d->n_rows, &d->n_channels, err);
     if (!st) st = parse_numbers(v, path, d, err);
-    return st ? st : parse_when(a, v, path, d, err);
+    if (!st) st = parse_to(a, v, path, d, err);
+    if (!st) st = parse_when(a, v, path, d, err);
+    return st ? st : parse_source(v, path, &w, e, err);
 }
 
 static glia_status spread(glia_acts *a, const entry *entries, size_t n, int32_t n_layer, glia_err *err) {
@@ -154,10 +207,16 @@ static glia_status spread(glia_acts *a, const entry *entries, size_t n, int32_t 
     }
     a->edits = glia_acts_own(a, glia_calloc(total, sizeof *a->edits));
     a->edit_sources = glia_acts_own(a, glia_calloc(total, sizeof *a->edit_sources));
-    if (!a->edits || !a->edit_sources) return glia_fail(err, GLIA_ENOMEM, "interventions");
+    a->sources = glia_acts_own(a, glia_calloc(n, sizeof *a->sources));
+    if (!a->edits || !a->edit_sources || !a->sources) return glia_fail(err, GLIA_ENOMEM, "interventions");
     for (size_t i = 0; i < n; i++) {
         const glia_hook_target *t = &entries[i].target;
         int32_t first = t->all_layers ? 0 : t->layer, last = t->all_layers ? n_layer - 1 : t->layer;
+        if (entries[i].source.kind) {
+            glia_edit_source *src = &a->sources[a->n_sources++];
+            *src = entries[i].source;
+            src->entry = i, src->first = a->n_edits, src->n = (size_t)(last - first + 1);
+        }
         for (int32_t layer = first; layer <= last; layer++) {
             glia_edit *e = &a->edits[a->n_edits];
             *e = entries[i].edit;

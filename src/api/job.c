@@ -29,6 +29,7 @@ static void job_free(void *self) {
     if (!j) return;
     glia_event_free(j->ev);
     for (size_t i = 0; j->choices && i < j->n_choices; i++) clear_choice(j, &j->choices[i]);
+    glia_sources_free(j->sources); /* before the waker goes */
     if (j->waker) glia_http_waker_release(j->waker);
     for (size_t i = 0; j->prompts && i < j->n_prompts; i++) {
         glia_free(j->prompts[i].tokens);
@@ -47,6 +48,7 @@ static void job_free(void *self) {
 }
 
 static void cancel_all(const glia_job *j) {
+    glia_sources_cancel(j->sources);
     for (size_t i = 0; i < j->n_choices; i++) {
         if (j->choices[i].rq) glia_request_cancel(j->choices[i].rq);
     }
@@ -132,8 +134,25 @@ static int start_stream(glia_job *j, glia_http_request *rq) {
     return glia_http_stream(rq, 200, glia_stream_type(j)) ? GLIA_HTTP_ABORT : 1;
 }
 
+static glia_status submit_choices(glia_job *j, glia_err *err);
+
 static int job_start(void *self, glia_http_request *rq) {
     glia_job *j = self;
+    if (j->sources) {
+        glia_err err;
+        bool done;
+        glia_status st = glia_sources_take(j->sources, &done, &err);
+        if (!st && !done) return GLIA_HTTP_WAIT;
+        if (!st) {
+            glia_sources_free(j->sources);
+            j->sources = NULL;
+            st = submit_choices(j, &err);
+        }
+        if (st) {
+            cancel_all(j);
+            return reply_error(rq, &err);
+        }
+    }
     return glia_wire_is_whole(j->wire) ? start_whole(j, rq) : start_stream(j, rq);
 }
 
@@ -348,11 +367,25 @@ static void on_event(void *ud) { glia_http_waker_wake(ud); }
 
 static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
     glia_status st = check_reply_size(j, err);
+    if (st) fix_param(j, err);
     if (j->gen.grammar.n) {
         j->constrained = true;
         j->constraint = (glia_constraint){.grammar = j->gen.grammar.p, .n_grammar = j->gen.grammar.n};
     }
     if (!st && !(j->waker = glia_http_waker_get(rq))) st = glia_fail(err, GLIA_ENOMEM, "no memory for the request");
+    if (!st && j->acts.n_sources && j->n_prompts > 1) {
+        st = glia_fail_at(err, GLIA_EINVAL, "interventions",
+                          "interventions with a source need one prompt: send the prompts one by one");
+    }
+    if (!st) {
+        st = glia_sources_start(&j->sources, &j->acts, j->model, j->prompts->tokens, j->prompts->n, on_event, j->waker,
+                                err);
+    }
+    return st || j->sources ? st : submit_choices(j, err);
+}
+
+static glia_status submit_choices(glia_job *j, glia_err *err) {
+    glia_status st = GLIA_OK;
     for (size_t i = 0; i < j->n_choices && !st; i++) {
         glia_request_params p;
         fill_params(j, &j->choices[i], &p);

@@ -5,13 +5,14 @@
  * without waiting; the engine wakes the connection.  What it holds is bounded: one event of a stream (large ones are
  * written in pieces), or one whole reply whose size was checked before the requests were submitted.
  *
- *   created ─submit→ running ─DONE/ERROR event of every choice→ finished    gone() at any time: cancel; free() follows
+ *   created ─submit→ (sources: other prompts run first) ─submit→ running ─DONE/ERROR event of every choice→ finished    gone() at any time: cancel; free() follows
  *
  * What the bytes look like is not known here: every family of endpoints is a glia_face (openai.c, …). */
 #ifndef GLIA_API_JOB_H
 #define GLIA_API_JOB_H
 #include "api/activations.h"
 #include "api/app.h"
+#include "api/edit_source.h"
 #include "api/params.h"
 #include "api/tools.h"
 
@@ -93,6 +94,7 @@ struct glia_job {
     const char *stop[GLIA_MAX_STOP + 32]; /* the request's and the chat's */
     size_t n_stop;
     glia_acts acts;
+    glia_sources *sources; /* other runs that interventions wait for; NULL: none (any more) */
     glia_prompt *prompts;
     size_t n_prompts;
     glia_choice *choices;

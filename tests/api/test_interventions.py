@@ -115,6 +115,107 @@ class Rows(ApiTest):
             self.check_error(complete([dict(place, vector=vector, **change)]), 400, "interventions[0]", says=says)
 
 
+class Sources(ApiTest):
+    """Numbers from other runs are those that hooks on these runs give."""
+    PROMPT, OTHER, LONGER = list(b"The fox"), list(b"A hen r"), list(b"The red fox")
+
+    def prompt_rows(self, prompt, layer=1, component="mlp_out", **fields):
+        reply = complete([], hooks=[{"layer": layer, "component": component}], prompt=prompt, max_tokens=0, **fields)
+        self.assertEqual(reply[0], 200, reply[1])
+        return rows(reply, "%s.%d" % (component, layer))
+
+    def same(self, a, b):
+        x, y = complete([a]), complete([b])
+        self.assertEqual(x[0], 200, x[1])
+        self.assertEqual(y[0], 200, y[1])
+        for p, q in zip(rows(x), rows(y)):
+            for i, j in zip(p, q):
+                self.assertAlmostEqual(i, j, delta=1e-5)
+        self.assertNotEqual(rows(x), rows(complete([])))
+
+    def test_patch_takes_the_other_prompts_rows(self):
+        place = {"layer": 1, "component": "mlp_out", "op": "patch"}
+        other = self.prompt_rows(self.OTHER)
+        self.same(dict(place, source={"prompt": self.OTHER}), dict(place, vector=other, positions="prompt"))
+        self.same(dict(place, positions=[2, 5], source={"prompt": self.OTHER}), dict(place, positions=[2, 5], vector=[other[2], other[5]]))
+        self.same(dict(place, positions=[-1], source={"prompt": self.OTHER, "positions": [0]}), dict(place, positions=[-1], vector=other[0]))
+
+    def test_prompts_of_other_lengths_are_aligned_by_their_tokens(self):
+        place = {"layer": 1, "component": "mlp_out", "op": "patch"}
+        longer = self.prompt_rows(self.LONGER)
+        at = [0, 1, 2, 3, 8, 9, 10]                      # "The " and "fox", four bytes later
+        self.same(dict(place, source={"prompt": self.LONGER}), dict(place, positions="prompt", vector=[longer[i] for i in at]))
+        self.same(dict(place, source={"prompt": self.LONGER, "align": "end"}), dict(place, positions="prompt", vector=longer[4:]))
+        self.same(dict(place, source={"prompt": self.LONGER, "align": "start"}), dict(place, positions="prompt", vector=longer[:7]))
+
+    def test_mean_is_that_of_the_prompt_or_of_another(self):
+        place = {"layer": 1, "component": "mlp_out", "op": "mean"}
+        for prompt, source, at in ((self.PROMPT, None, range(7)), (self.OTHER, {"prompt": self.OTHER}, range(7)),
+                                   (self.OTHER, {"prompt": self.OTHER, "positions": "1:4"}, range(1, 4))):
+            r = self.prompt_rows(prompt)
+            mean = [sum(r[i][c] for i in at) / len(at) for c in range(WIDTH)]
+            self.same(dict(place, **({"source": source} if source else {})), dict(place, vector=mean))
+
+    def test_mean_of_every_layer_and_some_heads(self):
+        reply = complete([{"layer": "*", "component": "z", "heads": [1], "op": "mean_ablation"}], hooks=[{"layer": 1, "component": "z"}])
+        self.assertEqual(reply[0], 200, reply[1])
+        got = rows(reply, "z.1")
+        part = [row[16:32] for row in got]
+        self.assertTrue(all(p == part[0] for p in part))
+        self.assertNotEqual(got[0][:16], got[1][:16])
+
+    def test_resample_draws_rows_of_the_other_prompt(self):
+        place = {"layer": 2, "component": "resid_post", "op": "resample", "positions": "prompt"}
+        other = self.prompt_rows(self.LONGER, layer=2, component="resid_post")
+        drawn = []
+        for seed in (1, 1, 2):
+            reply = complete([dict(place, seed=seed, source={"prompt": self.LONGER})])
+            self.assertEqual(reply[0], 200, reply[1])
+            near = [min(range(len(other)), key=lambda k: sum(abs(x - y) for x, y in zip(row, other[k]))) for row in rows(reply)[:7]]
+            for row, k in zip(rows(reply), near):
+                self.assertLess(max(abs(x - y) for x, y in zip(row, other[k])), 1e-4)
+            drawn.append(near)
+        self.assertEqual(drawn[0], drawn[1])
+        self.assertNotEqual(drawn[0], drawn[2])
+
+    def test_streams_wait_for_their_sources_too(self):
+        body = {"prompt": self.PROMPT, "max_tokens": 3, "temperature": 0, "ignore_eos": True,
+                "interventions": [{"layer": 1, "component": "resid_post", "op": "patch", "source": {"prompt": self.OTHER}}]}
+        whole = server.post("/v1/completions", body)[1]["choices"][0]["text"]
+        pieces = server.sse("/v1/completions", body)
+        self.assertEqual("".join(p["choices"][0]["text"] for p in pieces if p["choices"]), whole)
+
+    def test_several_prompts_have_no_one_source(self):
+        self.check_error(complete([{"layer": 1, "component": "mlp_out", "op": "mean"}], prompt=["ab", "cd"]), 400, "interventions",
+                         says="one prompt")
+
+
+class Attention(ApiTest):
+    def test_knockout_over_the_wire(self):
+        hooks = [{"layer": 1, "component": "attn_probs"}]
+        reply = complete([{"layer": 1, "op": "knockout", "heads": [2], "positions": [-1], "to": "0:3"}], hooks=hooks)
+        self.assertEqual(reply[0], 200, reply[1])
+        got = rows(reply, "attn_probs.1")                # seven rows of each of four heads, one head after another
+        heads = [got[7 * h + 6] for h in range(4)]
+        self.assertEqual(list(heads[2][:3]), [0, 0, 0])
+        for h in heads:
+            self.assertAlmostEqual(sum(h), 1, places=5)
+        self.assertTrue(all(x > 0 for h in (0, 1, 3) for x in heads[h]))
+
+    def test_generated_tokens_too(self):
+        hooks = [{"layer": 1, "component": "attn_probs", "positions": "generated"}]
+        reply = complete([{"layer": 1, "op": "knockout", "positions": "generated", "to": [0]}], hooks=hooks)
+        self.assertEqual(reply[0], 200, reply[1])
+        for entry in reply[1]["activations"]["attn_probs.1"]:
+            got = harness.unpack(entry)
+            self.assertEqual([row[0] for row in got], [0] * 4 * entry["shape"][-2])
+
+    def test_head_ablation_is_zero_at_z(self):
+        a = complete([{"layer": 1, "op": "head_ablation", "heads": [1, 2]}])
+        b = complete([{"layer": 1, "component": "z", "op": "zero", "heads": [1, 2]}])
+        self.assertEqual(rows(a), rows(b))
+
+
 class Refusals(ApiTest):
     def test_each_names_its_field(self):
         good = {"layer": 1, "component": "resid_post", "op": "zero"}
@@ -137,7 +238,23 @@ class Refusals(ApiTest):
                 ({"heads": [0]}, 400, "interventions[0]", "no heads"),
                 ({"channels": [99]}, 400, "interventions[0]", ""),
                 ({"positions": [500000]}, 400, "interventions[0]", "does not exist"),
-                ({"component": "attn_probs"}, 422, "interventions[0]", "cannot be changed"),
+                ({"component": "attn_head_out"}, 422, "interventions[0]", "cannot be changed"),
+                ({"op": "knockout", "to": "prompt", "component": "attn_probs"}, 400, "interventions[0].to", "positions"),
+                ({"op": "knockout"}, 400, "interventions[0]", "knocked out"),
+                ({"op": "noise", "component": "attn_probs"}, 400, "interventions[0]", "attention takes"),
+                ({"op": "resample"}, 400, "interventions[0].source", "missing"),
+                ({"source": {"prompt": "x"}}, 400, "interventions[0].source", "only patch"),
+                ({"op": "patch", "source": {"prompt": "x"}, "vector": [1.0] * WIDTH}, 400, "interventions[0].source", "contradict"),
+                ({"op": "patch", "source": "x"}, 400, "interventions[0].source", "object"),
+                ({"op": "patch", "source": {}}, 400, "interventions[0].source", "needs a prompt"),
+                ({"op": "patch", "source": {"prompt": 3}}, 400, "interventions[0].source.prompt", ""),
+                ({"op": "patch", "source": {"prompt": "x", "align": "left"}}, 400, "interventions[0].source.align", "tokens"),
+                ({"op": "patch", "source": {"prompt": "x", "layer": 1}}, 400, "interventions[0].source.layer", "unknown"),
+                ({"op": "patch", "source": {"prompt": list(b"A hen runs")}}, 422, "interventions[0].source", "no partner"),
+                ({"op": "patch", "positions": [1], "source": {"prompt": list(b"abc"), "positions": [1, 2]}}, 400,
+                 "interventions[0].source.positions", "as many"),
+                ({"op": "mean", "source": {"prompt": list(b"abc"), "positions": [9]}}, 400, "interventions[0].source.positions", "not"),
+                ({"op": "mean", "component": "attn_probs"}, 422, "interventions[0].source", "attention takes no source"),
                 ({"component": "router_logits"}, 422, "interventions[0]", "absent")):
             with self.subTest(change=change):
                 edit = {k: v for k, v in dict(good, **change).items() if v is not None}
