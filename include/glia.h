@@ -161,6 +161,7 @@ typedef struct glia_model_params {
     size_t event_bytes;    /* bytes of undelivered events that pause a slot; 0: 8 MiB */
     size_t capture_bytes;  /* activation bytes that all requests may hold together; 0: 2 GiB */
     struct glia_capture_memory *capture_memory; /* share this one with other models instead; NULL: one of its own */
+    int64_t prompt_cache_bytes; /* host memory for prompts that left their slot; 0: 1 GiB, -1: none */
     int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
     bool atlas_cache;      /* keep the verdict of the dry run at load in the user's cache folder (engine/atlas_cache.h) */
     bool (*on_progress)(float fraction, void *ud); /* load progress 0..1; false cancels.  May be NULL */
@@ -221,6 +222,8 @@ typedef struct glia_activity {
     uint64_t prompt_tokens;     /* computed; what a cached prefix saved is not among them */
     uint64_t cached_tokens;     /* of prompts, found in the KV cache */
     uint64_t generated_tokens;  /* drawn */
+    uint64_t restored_tokens;   /* of the cached ones, those that were copied from another slot or from host memory */
+    uint64_t prompt_cache_bytes; /* host memory that holds prompts which left their slot */
     int32_t n_busy, n_waiting;  /* slots with a request; requests in the queue */
 } glia_activity;
 void glia_model_activity(const glia_model *m, glia_activity *out);

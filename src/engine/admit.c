@@ -51,7 +51,8 @@ static void admit(glia_worker *w, glia_slot *s, glia_request *r) {
     s->start_ms = s->prompt_end_ms = glia_now_ms();
     s->last_used = ++w->clock;
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
-    glia_worker_forget(w, s, glia_worker_usable_prefix(w, s, r));
+    glia_worker_bring_prefix(w, s, r);
+    s->shelves = !r->n_hooks && !r->no_cache;
     s->n_cached = s->n_past;
     glia_tally_add(&w->m->tally.requests, 1);
     glia_tally_add(&w->m->tally.cached_tokens, s->n_cached);

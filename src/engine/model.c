@@ -250,6 +250,7 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
     if (!p->event_bytes) p->event_bytes = 8u << 20;
     if (!p->capture_bytes) p->capture_bytes = (size_t)2 << 30;
     if (p->capture_wait_ms <= 0) p->capture_wait_ms = 30000;
+    if (!p->prompt_cache_bytes) p->prompt_cache_bytes = (int64_t)1 << 30;
     const struct {
         const char *name;
         int64_t v, lo, hi;
@@ -385,6 +386,8 @@ void glia_model_activity(const glia_model *m, glia_activity *out) {
                            .prompt_tokens = atomic_load(&t->prompt_tokens),
                            .cached_tokens = atomic_load(&t->cached_tokens),
                            .generated_tokens = atomic_load(&t->generated_tokens),
+                           .restored_tokens = atomic_load(&t->restored_tokens),
+                           .prompt_cache_bytes = atomic_load(&t->shelf_bytes),
                            .n_busy = atomic_load(&t->n_busy)};
     pthread_mutex_lock(&m->inbox->lock);
     out->n_waiting = (int32_t)m->inbox->n_waiting;

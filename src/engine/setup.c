@@ -82,6 +82,10 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
     /* llama.cpp hands cells that fell out of a sliding window to other sequences: a cut sequence may have holes */
     w->cuts_prefix = !w->one_at_a_time && llama_model_n_swa(m->lm) == 0;
+    if (m->params.prompt_cache_bytes > 0) {
+        w->shelf = glia_shelf_new((size_t)m->params.prompt_cache_bytes, !w->cuts_prefix);
+        if (!w->shelf) goto done;
+    }
     double began = glia_now_ms();
     st = glia_worker_map(w, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
@@ -125,6 +129,7 @@ void glia_worker_free(glia_worker *w) {
     for (int32_t i = 0; w->slots && i < w->n_slots; i++) glia_free(w->slots[i].tokens);
     glia_tap_free(w->tap);
     glia_free(w->heads_out);
+    glia_shelf_free(w->shelf);
     glia_buf_clear(&w->out);
     glia_free(w->slots);
     glia_free(w->rows);

@@ -8,6 +8,7 @@
 #ifndef GLIA_ENGINE_WORKER_H
 #define GLIA_ENGINE_WORKER_H
 #include "engine/model.h"
+#include "engine/shelf.h"
 #include "engine/slot.h"
 
 struct glia_worker {
@@ -17,6 +18,7 @@ struct glia_worker {
     glia_tap *tap;
     glia_derive lens, *heads_out; /* how derived points are made; heads_out: [n_layer] */
     glia_slot *slots;
+    glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
     bool one_at_a_time; /* recurrent state: a pass with hooks holds one sequence */
     bool cuts_prefix;   /* a cached sequence may be cut and continued anywhere, not only at its end */
@@ -48,7 +50,9 @@ const glia_derive *glia_worker_derivation(const glia_worker *w, glia_point p, in
 
 /* -- prefix.c */
 bool glia_worker_cut(glia_worker *w, int32_t seq, int32_t from); /* false: this model's state cannot be cut there */
-int32_t glia_worker_usable_prefix(const glia_worker *w, const glia_slot *s, const glia_request *r);
+int32_t glia_worker_usable_prefix(const glia_worker *w, const glia_slot *s, const glia_request *r); /* of its own cache */
+/* The slot's cache becomes the longest beginning of the prompt that can be had; what it loses may go to the shelf. */
+void glia_worker_bring_prefix(glia_worker *w, glia_slot *s, const glia_request *r);
 void glia_worker_forget(glia_worker *w, glia_slot *s, int32_t keep); /* all but the first `keep` positions */
 
 /* -- admit.c */

@@ -203,6 +203,10 @@ void glia_cells_cut(glia_cells *c, int32_t seq, int32_t from) {
     }
 }
 
+void glia_cells_lose(glia_cells *c, int32_t seq) {
+    for (int32_t k = 0; seq < c->n_streams && k < c->base->n_caches; k++) stream_at(c, k, seq)->unknown = true;
+}
+
 bool glia_cells_known(const glia_cells *c, int32_t seq) {
     for (int32_t k = 0; k < c->base->n_caches; k++) {
         if (seq < c->n_streams && stream_at(c, k, seq)->unknown) return false;

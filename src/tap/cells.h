@@ -32,6 +32,8 @@ void glia_cells_on_ask(glia_cells *c, const struct ggml_tensor *node);
 void glia_cells_end(glia_cells *c, bool ran); /* ran: the pass was computed, not aborted */
 void glia_cells_cut(glia_cells *c, int32_t seq, int32_t from); /* positions from, from + 1, … left all caches */
 
+void glia_cells_lose(glia_cells *c, int32_t seq); /* its cells were filled behind our back: unknown */
+
 bool glia_cells_known(const glia_cells *c, int32_t seq);
 
 /* The table of one cache and sequence.  NULL: unknown. */

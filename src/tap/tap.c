@@ -91,6 +91,9 @@ void glia_tap_end(glia_tap *t, bool ran) {
 void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from) {
     if (t->cells) glia_cells_cut(t->cells, seq, from);
 }
+void glia_tap_lose(glia_tap *t, int32_t seq) {
+    if (t->cells) glia_cells_lose(t->cells, seq);
+}
 bool glia_tap_knows_cells(const glia_tap *t, int32_t seq) { return t->cells && glia_cells_known(t->cells, seq); }
 
 static void refuse(glia_tap *t, bool *flag, const char *why) {

@@ -62,6 +62,8 @@ void glia_tap_begin(glia_tap *t, const glia_tap_row *rows, int32_t n_rows);
 void glia_tap_end(glia_tap *t, bool ran);
 /* Positions from, from + 1, … of a sequence were taken out of the cache. */
 void glia_tap_cut(glia_tap *t, int32_t seq, int32_t from);
+/* A state was copied into a sequence: which cells it lies in is not known. */
+void glia_tap_lose(glia_tap *t, int32_t seq);
 /* Are the cells of this sequence known, so that columns of attention over it can be? */
 bool glia_tap_knows_cells(const glia_tap *t, int32_t seq);
 
