@@ -144,7 +144,27 @@ typedef struct glia_point_info {
 typedef struct glia_model glia_model;
 
 typedef enum glia_flash { GLIA_FLASH_AUTO = 0, GLIA_FLASH_ON, GLIA_FLASH_OFF } glia_flash;
-typedef enum glia_kv_type { GLIA_KV_F16 = 0, GLIA_KV_F32, GLIA_KV_Q8_0 } glia_kv_type;
+/* Numbers of the KV cache.  name, bytes of one: the quantized ones hold 32 in a block and need flash attention. */
+#define GLIA_KV_MAP(X)                                                                                                 \
+    X(F16, "f16", 2.0)                                                                                                 \
+    X(F32, "f32", 4.0)                                                                                                 \
+    X(Q8_0, "q8_0", 34.0 / 32)                                                                                         \
+    X(BF16, "bf16", 2.0)                                                                                               \
+    X(Q5_1, "q5_1", 24.0 / 32)                                                                                         \
+    X(Q5_0, "q5_0", 22.0 / 32)                                                                                         \
+    X(Q4_1, "q4_1", 20.0 / 32)                                                                                         \
+    X(Q4_0, "q4_0", 18.0 / 32)                                                                                         \
+    X(IQ4_NL, "iq4_nl", 18.0 / 32)
+
+typedef enum glia_kv_type {
+#define X(id, name, bytes) GLIA_KV_##id,
+    GLIA_KV_MAP(X)
+#undef X
+    GLIA_N_KV_TYPES
+} glia_kv_type;
+const char *glia_kv_name(glia_kv_type t);
+double glia_kv_bytes(glia_kv_type t); /* of one number */
+bool glia_kv_is_quantized(glia_kv_type t);
 
 typedef struct glia_model_params {
     const char *path;      /* GGUF file (first part when split) */

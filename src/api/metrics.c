@@ -60,7 +60,7 @@ static void add_durations(glia_buf *b, const glia_http_request *rq) {
     }
 }
 
-enum { N_MODEL_METRICS = 9 };
+enum { N_MODEL_METRICS = 11 };
 static const struct {
     const char *name, *type, *help;
 } model_metrics[N_MODEL_METRICS] = {
@@ -69,6 +69,8 @@ static const struct {
     {"glia_model_passes_total", "counter", "Forward passes."},
     {"glia_model_prompt_tokens_total", "counter", "Prompt tokens computed."},
     {"glia_model_cached_tokens_total", "counter", "Prompt tokens found in the KV cache."},
+    {"glia_model_restored_tokens_total", "counter", "Of these, copied from another slot or from host memory."},
+    {"glia_model_prompt_cache_bytes", "gauge", "Host memory that holds prompts which left their slot."},
     {"glia_model_generated_tokens_total", "counter", "Tokens generated."},
     {"glia_model_slots", "gauge", "Requests that can be computed together."},
     {"glia_model_slots_busy", "gauge", "Slots that hold a request."},
@@ -89,6 +91,8 @@ static void add_models(glia_buf *b, glia_app *app) {
                                              a.passes,
                                              a.prompt_tokens,
                                              a.cached_tokens,
+                                             a.restored_tokens,
+                                             a.prompt_cache_bytes,
                                              a.generated_tokens,
                                              (uint64_t)info.n_parallel,
                                              (uint64_t)a.n_busy,

@@ -32,7 +32,7 @@ typedef struct cli_options {
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, log_level, log_format; /* indices of choices */
-    size_t memory_limit, capture_bytes;
+    size_t memory_limit, capture_bytes, prompt_cache;
     glia_capture_memory *capture_memory; /* of the server that the models are for; NULL: each its own */
     bool json, no_atlas_cache;
 } cli_options;

@@ -4,12 +4,16 @@
 #include <stdio.h>
 
 static const char *const flash_choices[] = {"auto", "on", "off", NULL};
-static const char *const kv_choices[] = {"f16", "f32", "q8_0", NULL};
+static const char *const kv_choices[] = {
+#define X(id, name, bytes) name,
+    GLIA_KV_MAP(X)
+#undef X
+    NULL};
 static const char *const log_choices[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_choices[] = {"text", "json", NULL};
 
 void cli_options_init(cli_options *o) {
-    *o = (cli_options){.port = -1, .n_gpu_layers = -1, .grace_s = 5, .log_level = GLIA_LOG_WARN};
+    *o = (cli_options){.port = -1, .n_gpu_layers = -1, .grace_s = 5, .prompt_cache = (size_t)1 << 30, .log_level = GLIA_LOG_WARN};
 }
 
 static size_t model_flags(cli_options *o, flag *t) {
@@ -25,7 +29,7 @@ static size_t model_flags(cli_options *o, flag *t) {
     t[n++] = (flag){"--batch", FLAG_INT, &o->n_batch, "N", "most tokens in one forward pass (512)", 0, 1 << 20, NULL};
     t[n++] =
         (flag){"--flash-attn", FLAG_CHOICE, &o->flash, "auto|on|off", "flash attention (auto)", 0, 0, flash_choices};
-    t[n++] = (flag){"--cache-type", FLAG_CHOICE, &o->kv_type, "f16|f32|q8_0", "numbers of the KV cache (f16)", 0, 0,
+    t[n++] = (flag){"--cache-type", FLAG_CHOICE, &o->kv_type, "TYPE", "numbers of the KV cache: f16 (default), f32, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl", 0, 0,
                     kv_choices};
     t[n++] = (flag){"--no-atlas-cache",
                     FLAG_SWITCH,
@@ -48,6 +52,14 @@ static size_t model_flags(cli_options *o, flag *t) {
                     &o->capture_bytes,
                     "SIZE",
                     "activations that all requests may hold together (2G)",
+                    0,
+                    0,
+                    NULL};
+    t[n++] = (flag){"--prompt-cache",
+                    FLAG_SIZE,
+                    &o->prompt_cache,
+                    "SIZE",
+                    "host memory for prompts that left their slot (1G); 0: none",
                     0,
                     0,
                     NULL};
@@ -96,14 +108,14 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
 
 void cli_options_model(const cli_options *o, const char *path, glia_model_params *p) {
     static const glia_flash flash[] = {GLIA_FLASH_AUTO, GLIA_FLASH_ON, GLIA_FLASH_OFF};
-    static const glia_kv_type kv[] = {GLIA_KV_F16, GLIA_KV_F32, GLIA_KV_Q8_0};
     glia_model_params_init(p);
     p->path = path, p->id = o->id;
     p->n_ctx = o->n_ctx, p->n_parallel = o->n_parallel, p->n_batch = o->n_batch;
     p->n_threads = o->n_threads, p->n_gpu_layers = o->n_gpu_layers;
-    p->flash = flash[o->flash], p->kv_type = kv[o->kv_type];
+    p->flash = flash[o->flash], p->kv_type = (glia_kv_type)o->kv_type; /* choices in the order of the enum */
     p->memory_limit = o->memory_limit;
     p->atlas_cache = !o->no_atlas_cache;
+    p->prompt_cache_bytes = o->prompt_cache ? (int64_t)o->prompt_cache : -1;
     p->capture_bytes = o->capture_bytes, p->capture_memory = o->capture_memory;
 }
 

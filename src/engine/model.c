@@ -42,6 +42,21 @@ static pthread_once_t llama_once = PTHREAD_ONCE_INIT;
 
 const char *glia_llama_version(void) { return llama_version(); }
 
+/* ------------------------------------------------------------------ numbers of the KV cache */
+
+static const struct {
+    const char *name;
+    double bytes;
+} kv_types[] = {
+#define X(id, name, bytes) {name, bytes},
+    GLIA_KV_MAP(X)
+#undef X
+};
+
+const char *glia_kv_name(glia_kv_type t) { return (unsigned)t < GLIA_N_KV_TYPES ? kv_types[t].name : "unknown"; }
+double glia_kv_bytes(glia_kv_type t) { return (unsigned)t < GLIA_N_KV_TYPES ? kv_types[t].bytes : 0; }
+bool glia_kv_is_quantized(glia_kv_type t) { return glia_kv_bytes(t) < 2; }
+
 /* ------------------------------------------------------------------ checks before loading */
 
 static uint64_t available_memory(void) {
@@ -90,7 +105,7 @@ static uint64_t cache_bytes(const struct gguf_context *g, const glia_model_param
     int64_t k = meta_int(g, arch, "attention.key_length", embd / heads);
     int64_t v = meta_int(g, arch, "attention.value_length", embd / heads);
     if (k < 0 || v < 0 || k > 1000000 || v > 1000000 || kv > 1000000) return 0;
-    double per = p->kv_type == GLIA_KV_F32 ? 4 : p->kv_type == GLIA_KV_Q8_0 ? 1.0625 : 2;
+    double per = glia_kv_bytes(p->kv_type);
     return (uint64_t)((double)(k + v) * (double)kv * (double)layers * per * (double)p->n_ctx * (double)p->n_parallel);
 }
 
@@ -265,9 +280,12 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
                                 (long long)rows[i].lo, (long long)rows[i].hi);
         }
     }
-    if (p->kv_type == GLIA_KV_Q8_0 && p->flash == GLIA_FLASH_OFF) {
-        return glia_fail_at(err, GLIA_EINVAL, "cache-type",
-                            "a q8_0 cache needs flash attention: leave --flash-attn on");
+    if ((unsigned)p->kv_type >= GLIA_N_KV_TYPES) {
+        return glia_fail_at(err, GLIA_EINVAL, "cache-type", "there is no such type of numbers");
+    }
+    if (glia_kv_is_quantized(p->kv_type) && p->flash == GLIA_FLASH_OFF) {
+        return glia_fail_at(err, GLIA_EINVAL, "cache-type", "a %s cache needs flash attention: leave --flash-attn on",
+                            glia_kv_name(p->kv_type));
     }
     if (p->n_ctx > 0 && p->n_ctx < 16) return glia_fail_at(err, GLIA_EINVAL, "ctx", "ctx must be at least 16");
     return GLIA_OK;

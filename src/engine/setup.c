@@ -23,6 +23,12 @@ static bool on_abort(void *ud) {
     return leaves;
 }
 
+static const enum ggml_type kv_type[GLIA_N_KV_TYPES] = {
+#define X(id, name, bytes) [GLIA_KV_##id] = GGML_TYPE_##id,
+    GLIA_KV_MAP(X)
+#undef X
+};
+
 static struct llama_context_params context_params(const glia_model *m, glia_worker *w) {
     const glia_model_params *p = &m->params;
     struct llama_context_params c = llama_context_default_params();
@@ -34,9 +40,7 @@ static struct llama_context_params context_params(const glia_model *m, glia_work
     c.flash_attn_type = p->flash == GLIA_FLASH_ON    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
                         : p->flash == GLIA_FLASH_OFF ? LLAMA_FLASH_ATTN_TYPE_DISABLED
                                                      : LLAMA_FLASH_ATTN_TYPE_AUTO;
-    c.type_k = c.type_v = p->kv_type == GLIA_KV_F32    ? GGML_TYPE_F32
-                          : p->kv_type == GLIA_KV_Q8_0 ? GGML_TYPE_Q8_0
-                                                       : GGML_TYPE_F16;
+    c.type_k = c.type_v = kv_type[p->kv_type];
     c.kv_unified = false; /* a stream per slot: attention reads only the cells of the slots in the pass */
     c.no_perf = true;
     c.cb_eval = glia_tap_on_node, c.cb_eval_user_data = w->tap;
@@ -64,10 +68,17 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     struct llama_context_params cp = context_params(m, w);
     w->ctx = glia_bridge_context(m->lm, &cp, &why);
     if (!w->ctx) {
-        st = why[0] ? glia_fail(err, GLIA_EINVAL, "llama.cpp cannot make a context: %s", why)
-                    : glia_fail(err, GLIA_ENOMEM,
-                                "no memory for a context of %d × %d tokens: use a smaller --ctx or --parallel",
-                                m->params.n_parallel, m->params.n_ctx);
+        if (why[0]) st = glia_fail(err, GLIA_EINVAL, "llama.cpp cannot make a context: %s", why);
+        else if (glia_kv_is_quantized(m->params.kv_type)) {
+            st = glia_fail_at(err, GLIA_EINVAL, "cache-type",
+                              "llama.cpp cannot make a %s cache for this model (the size of its heads must be a "
+                              "multiple of 32): use --cache-type f16",
+                              glia_kv_name(m->params.kv_type));
+        } else {
+            st = glia_fail(err, GLIA_ENOMEM,
+                           "no memory for a context of %d × %d tokens: use a smaller --ctx or --parallel",
+                           m->params.n_parallel, m->params.n_ctx);
+        }
         goto done;
     }
     w->mem = llama_get_memory(w->ctx);

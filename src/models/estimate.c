@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static double kv_bytes_per_number(glia_kv_type t) { return t == GLIA_KV_F32 ? 4 : t == GLIA_KV_Q8_0 ? 34.0 / 32 : 2; }
 
 typedef struct sizes {
     double ctx, slots, batch; /* resolved as glia_model_open does */
@@ -25,7 +24,7 @@ static double cells(const sizes *z) { return (double)(((uint64_t)z->ctx + 255) /
 static double cache_bytes(const glia_gguf *g, const glia_model_params *p, const sizes *z) {
     double per_head = g->n_head ? (double)g->n_embd / (double)g->n_head : 0;
     double k = g->key_length ? (double)g->key_length : per_head, v = g->value_length ? (double)g->value_length : per_head;
-    return (double)g->n_kv_heads * (k + v) * kv_bytes_per_number(p->kv_type) * cells(z);
+    return (double)g->n_kv_heads * (k + v) * glia_kv_bytes(p->kv_type) * cells(z);
 }
 
 /* State-space, RWKV and short-convolution layers keep a state of fixed size for each slot, as f32. */

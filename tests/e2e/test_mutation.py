@@ -15,7 +15,7 @@ import unittest
 
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
 BUILD = os.getcwd()
-SOAK, EDIT = "tests/test_unit_soak", "tests/test_unit_edit"
+SOAK, EDIT, PREFIX = "tests/test_unit_soak", "tests/test_unit_edit", "tests/test_unit_prefix"
 REQUESTS = "150"
 SEEDS = ("20261123", "7", "8")
 
@@ -79,6 +79,20 @@ EDIT_MUTANTS = {
         ("to = out_row ? out_row[row] : row;", "to = (out_row ? out_row[row] : row) - (row > 0);", 1)]},
     "edits in the head before the chosen one": {"src/tap/edit.c": [
         ("(size_t)e->heads[c / hd] * hd", "(size_t)(e->heads[c / hd] - 1) * hd", 1)]},
+}
+
+# what the prompt cache brings from elsewhere
+PREFIX_MUTANTS = {
+    "a state copied one token short": {"src/engine/prefix.c": [
+        ("    s->n_past = e->n;\n", "    s->n_past = e->n - 1;\n", 1),
+        ("llama_memory_seq_pos_max(w->mem, s->id) != e->n - 1", "!e->n", 1)]},
+    "cells believed behind a copied state": {"src/engine/prefix.c": [
+        ("    glia_tap_lose(w->tap, s->id);\n", "", 1)]},
+    "a state kept behind an edit's first row": {"src/engine/prefix.c": [
+        ("static int32_t clean(const glia_slot *s) { return s->n_past < s->n_clean ? s->n_past : s->n_clean; }",
+         "static int32_t clean(const glia_slot *s) { return s->n_past; }", 1)]},
+    "a state that cannot be cut is cut": {"src/engine/shelf.c": [
+        ("if (s->whole && n < e->n) continue;", "", 1)]},
 }
 
 
@@ -175,6 +189,9 @@ class Mutation(unittest.TestCase):
 
     def test_every_mutant_of_interventions_is_found(self):
         self.all_found(EDIT, EDIT_MUTANTS, (None,))
+
+    def test_every_mutant_of_the_prompt_cache_is_found(self):
+        self.all_found(PREFIX, PREFIX_MUTANTS, (None,))
 
 
 if __name__ == "__main__":
