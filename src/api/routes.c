@@ -1,6 +1,7 @@
 /* api/routes.c — the table of endpoints, and the two that need no model.  HTTP threads. */
 #include "api/handlers.h"
 #include "api/json.h"
+#include "api/lms_socket.h"
 #include "base/err.h"
 
 static const glia_http_route routes[] = {
@@ -26,6 +27,14 @@ static const glia_http_route routes[] = {
     {"POST", "/v1/analyze/attention", glia_on_analyze_attention,
      "Attention heads of a prompt by what they look at, beside random repeated tokens", false, GLIA_SCOPE_INFER | GLIA_SCOPE_HOOKS},
     {"POST", "/api/v1/analyze/attention", glia_on_analyze_attention, "The same", false, GLIA_SCOPE_INFER | GLIA_SCOPE_HOOKS},
+    {"GET", "/llm", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: language models", true, 0},
+    {"GET", "/embedding", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: embedding models", true, 0},
+    {"GET", "/system", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: the server", true, 0},
+    {"GET", "/diagnostics", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"GET", "/files", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"GET", "/repository", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"GET", "/plugins", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"GET", "/runtime", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
     {0},
 };
 

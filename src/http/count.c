@@ -13,6 +13,7 @@ size_t http_routes_count(const glia_http_route *routes) {
 }
 
 void http_count(http_counter *c, int status, double seconds, uint64_t bytes) {
+    if (status == 101) status = 200; /* it became a WebSocket */
     size_t bucket = 0, class = status >= 200 && status < 600 ? (size_t)(status / 100 - 2) : GLIA_HTTP_CLASSES - 1;
     while (bucket < GLIA_HTTP_BOUNDS && seconds > bounds[bucket]) bucket++;
     atomic_fetch_add_explicit(&c->replies[class], 1, memory_order_relaxed);

@@ -93,6 +93,8 @@ typedef struct glia_http_key {
 } glia_http_key;
 /* Of the key that this request gave; all where the server asks for none. */
 uint32_t glia_http_scopes(const glia_http_request *rq);
+/* Of a key that came another way than in a header; 0: it is none of this server's. */
+uint32_t glia_http_scopes_of(const glia_http_request *rq, const char *key);
 
 /* -- what the server has answered so far */
 enum { GLIA_HTTP_CLASSES = 5, GLIA_HTTP_BOUNDS = 8 };

@@ -103,6 +103,7 @@ struct glia_http {
     pthread_mutex_t mu;
     pthread_cond_t idle;     /* n_live fell to 0 */
     http_connection *connections;
+    size_t n_ws;   /* WebSockets, from their handshake until libmicrohttpd has them back */
     size_t n_live; /* requests between handle() and the freeing of their generator */
     bool quit;
     http_linger linger_in[HTTP_MAX_LINGER]; /* on their way to the service thread */
@@ -173,6 +174,8 @@ struct glia_http_request {
     bool static_body; /* reply_body is not ours to free */
     http_header *headers, **headers_end;
 
+    struct glia_ws *ws; /* it becomes a WebSocket; while its thread runs, that thread's */
+
     bool deferred;
     bool admitted; /* `before` has seen it */
     glia_http_generator g;
@@ -225,6 +228,11 @@ void http_live_vanish_all(struct glia_http *h);
 void http_linger_fd(struct glia_http *h, int fd);
 bool http_fd_prepare(int fd); /* close-on-exec, not blocking */
 int64_t http_now_ms(void);
+
+/* websocket.c */
+struct MHD_Response *http_ws_reply(glia_http_request *rq); /* the 101; NULL: out of memory */
+void http_ws_end(glia_http_request *rq);
+void http_ws_wake_all(struct glia_http *h);
 
 /* listen.c */
 glia_status http_listen(http_listener *l, const char *address, glia_err *err);

@@ -146,7 +146,9 @@ glia_status glia_http_reply_error(glia_http_request *rq, const glia_err *err) {
 http_mhd_result http_reply_send(glia_http_request *rq) {
     struct MHD_Response *r;
     rq->phase = HTTP_PHASE_REPLY;
-    if (rq->streaming) {
+    if (rq->ws) {
+        r = http_ws_reply(rq);
+    } else if (rq->streaming) {
         /* The block size matters only to HTTP/1.0 clients; chunks go straight to the connection's own memory. */
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024, http_generator_read, rq, NULL);
     } else if (rq->static_body || !rq->reply_body) {

@@ -166,6 +166,13 @@ static glia_status check_key(glia_http_request *rq, glia_err *err) {
 
 uint32_t glia_http_scopes(const glia_http_request *rq) { return rq->scopes; }
 
+uint32_t glia_http_scopes_of(const glia_http_request *rq, const char *key) {
+    const struct glia_http *h = rq->server;
+    if (!h->n_api_keys) return GLIA_HTTP_ALL_SCOPES;
+    size_t which = http_key_given((const char *const *)h->api_keys, h->n_api_keys, NULL, key);
+    return which < h->n_api_keys ? h->key_scopes[which] : 0;
+}
+
 static glia_status check_route(glia_http_request *rq, glia_err *err) {
     const struct glia_http *h = rq->server;
     bool options = !strcmp(rq->method, "OPTIONS"), star = rq->target.path[0] != '/';
@@ -372,6 +379,7 @@ void http_on_completed(void *worker, struct MHD_Connection *c, void **request, e
     http_live_unwatch(rq);
     http_waker_end(rq->waker);
     http_generator_end(rq);
+    http_ws_end(rq);
     http_live_remove(rq);
     atomic_fetch_sub(&rq->server->body_bytes, rq->n_counted);
     glia_buf_clear(&rq->body);

@@ -25,7 +25,7 @@ static void on_log(void *cls, const char *fmt, va_list ap) {
 
 static glia_status start_worker(http_worker *w, glia_err *err) {
     struct glia_http *h = w->server;
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME |
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_ALLOW_UPGRADE |
                      MHD_USE_ITC | MHD_USE_ERROR_LOG;
 #ifdef __linux__
     flags |= MHD_USE_EPOLL;
@@ -204,6 +204,7 @@ void glia_http_stop(glia_http *h, unsigned grace_ms) {
     if (!h) return;
     atomic_store(&h->stopping, true);
     http_service_kick(h); /* closes the listeners */
+    http_ws_wake_all(h);  /* idle ones close now */
     struct timespec until;
 #ifdef __linux__
     clock_gettime(CLOCK_MONOTONIC, &until);
@@ -218,5 +219,8 @@ void glia_http_stop(glia_http *h, unsigned grace_ms) {
     pthread_mutex_unlock(&h->mu);
     atomic_store(&h->cancelled, true); /* from here on nothing is suspended */
     http_live_vanish_all(h);           /* and what was, is resumed: libmicrohttpd aborts otherwise */
+    pthread_mutex_lock(&h->mu);
+    while (h->n_ws) (void)pthread_cond_wait(&h->idle, &h->mu); /* their threads give the sockets back */
+    pthread_mutex_unlock(&h->mu);
     free_server(h);
 }
