@@ -251,6 +251,21 @@ void glia_model_activity(const glia_model *m, glia_activity *out);
 /* What is known of one point at one layer (layer is ignored for points without one).  False: layer out of range. */
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out);
 
+/* A matrix of the model's file by its name there ("blk.5.attn_output.weight"): n_rows outputs, each of n_cols inputs; a vector
+ * is one row.  False: there is none of this name, it has more dimensions, or its type cannot be read. */
+bool glia_model_weight(const glia_model *m, const char *name, int64_t *n_rows, int64_t *n_cols);
+/* Its rows from ≤ i < to, dequantized: out [to - from, n_cols].  False: no such matrix or rows. */
+bool glia_model_weight_rows(const glia_model *m, const char *name, int64_t from, int64_t to, float *out);
+/* The norm between the last block and the output matrix, as the model's graph has it. */
+typedef struct glia_final_norm {
+    bool centred;   /* LayerNorm; else RMSNorm */
+    float eps;
+    const char *weight, *bias; /* names in the file, NULL: none; live as long as the model */
+} glia_final_norm;
+bool glia_model_final_norm(const glia_model *m, glia_final_norm *out); /* false: the graph has none that was found */
+/* A value of the file's metadata as text ("llama.attention.layer_norm_rms_epsilon"); false: no such key, or longer. */
+bool glia_model_meta(const glia_model *m, const char *key, char *out, size_t cap);
+
 /* Text → token ids.  *out is malloc'ed, freed by the caller with glia_free. */
 glia_status glia_model_tokenize(const glia_model *m, const char *text, size_t n_text, bool add_special,
                                 bool parse_special, int32_t **out, size_t *n_out, glia_err *err);

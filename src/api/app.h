@@ -19,6 +19,7 @@ typedef struct glia_app {
     bool loading;     /* the first model is on its way: answer 503, not 404 */
     glia_capture_memory *capture_memory; /* shared by the models; set before the server starts, or NULL */
     glia_tasks *tasks; /* made by init; NULL: there was no memory */
+    const char *assets; /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
     size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 

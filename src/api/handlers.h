@@ -25,6 +25,11 @@ void glia_on_task(void *ud, glia_http_request *rq);
 void glia_on_task_cancel(void *ud, glia_http_request *rq);
 /* analyze.c */
 void glia_on_analyze_attention(void *ud, glia_http_request *rq);
+/* lens.c */
+void glia_on_analyze_lens(void *ud, glia_http_request *rq);
+void glia_on_analyze_attribution(void *ud, glia_http_request *rq);
+void glia_on_analyze_flow(void *ud, glia_http_request *rq);
+void glia_on_analyze_tokens(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);

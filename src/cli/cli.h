@@ -26,7 +26,7 @@ int cli_help(int argc, char **argv);
 
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
-    const char *model, *id, *port_file, *config, *key_file;
+    const char *model, *id, *port_file, *config, *key_file, *assets;
     flag_list listen, api_keys;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */

@@ -89,6 +89,8 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
     t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)",
                     0,           0,         NULL};
+    t[n++] = (flag){"--assets", FLAG_TEXT, &o->assets, "DIR",
+                    "folder of lens translators and autoencoders that requests may name", 0, 0, NULL};
     t[n++] = (flag){"--api-key-file", FLAG_TEXT, &o->key_file, "FILE", "keys with what each may do: KEY read,infer,hooks",
                     0,                0,         NULL};
     t[n++] = (flag){"--shutdown-grace",

@@ -10,6 +10,7 @@ bool cli_server_start(cli_server *s, const cli_options *o) {
     size_t n_keys;
     if (!cli_keys_read(o, &keys, &n_keys)) return false;
     glia_app_init(&s->app);
+    s->app.assets = o->assets;
     s->app.capture_memory = glia_capture_memory_new(o->capture_bytes ? o->capture_bytes : (size_t)2 * GIB);
     glia_http_params p = {
         .listen = o->listen.items,

@@ -412,6 +412,31 @@ void glia_model_activity(const glia_model *m, glia_activity *out) {
     pthread_mutex_unlock(&m->inbox->lock);
 }
 
+bool glia_model_weight(const glia_model *m, const char *name, int64_t *n_rows, int64_t *n_cols) {
+    glia_weight w;
+    bool found = glia_weights_map(m->weights, name, &w);
+    *n_rows = w.ne1, *n_cols = w.ne0;
+    return found;
+}
+
+bool glia_model_weight_rows(const glia_model *m, const char *name, int64_t from, int64_t to, float *out) {
+    glia_weight w;
+    return glia_weights_map(m->weights, name, &w) && glia_weight_rows(&w, from, to, out);
+}
+
+bool glia_model_final_norm(const glia_model *m, glia_final_norm *out) {
+    *out = (glia_final_norm){0};
+    const glia_lens *l = m->atlas ? &m->atlas->lens : NULL;
+    if (!l || !l->known) return false;
+    *out = (glia_final_norm){l->centred, l->eps, l->weight[0] ? l->weight : NULL, l->bias[0] ? l->bias : NULL};
+    return true;
+}
+
+bool glia_model_meta(const glia_model *m, const char *key, char *out, size_t cap) {
+    int32_t n = llama_model_meta_val_str(m->lm, key, out, cap);
+    return n >= 0 && (size_t)n < cap;
+}
+
 bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_point_info *out) {
     *out = (glia_point_info){0};
     if ((unsigned)p >= GLIA_N_POINTS) return false;

@@ -5,6 +5,7 @@
 #include "gguf.h"
 #include "llama.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -25,25 +26,18 @@ typedef struct part {
 } part;
 
 struct glia_weights {
+    pthread_mutex_t lock; /* parts[].at */
     part *parts;
     int32_t n_parts;
     entry *entries;
     size_t n, cap;
 };
 
-static bool is_needed(const char *name) {
-    size_t n = strlen(name);
-    static const char weight[] = ".attn_output.weight", scale[] = ".attn_output.scale";
-    return !strncmp(name, "output_norm.", 12) || !strncmp(name, "token_embd_norm.", 16) ||
-           (n >= sizeof weight && !strcmp(name + n - (sizeof weight - 1), weight)) ||
-           (n >= sizeof scale && !strcmp(name + n - (sizeof scale - 1), scale));
-}
-
 static bool add_tensors(glia_weights *w, int32_t file, const struct gguf_context *g) {
     for (int64_t i = 0; i < gguf_get_n_tensors(g); i++) {
         const char *name = gguf_get_tensor_name(g, i);
         const int64_t *ne = gguf_get_tensor_ne(g, i);
-        if (!is_needed(name) || strlen(name) >= sizeof w->entries->name || ne[2] * ne[3] != 1) continue;
+        if (strlen(name) >= sizeof w->entries->name || ne[2] * ne[3] != 1) continue;
         if (w->n == w->cap) {
             size_t cap = w->cap ? 2 * w->cap : 64;
             entry *more = glia_realloc(w->entries, cap * sizeof *more);
@@ -81,6 +75,7 @@ static bool add_parts(glia_weights *w) {
 glia_weights *glia_weights_new(const char *path, const struct gguf_context *first) {
     glia_weights *w = glia_calloc(1, sizeof *w);
     if (!w) return NULL;
+    (void)pthread_mutex_init(&w->lock, NULL);
     int64_t key = gguf_find_key(first, "split.count");
     w->n_parts = key >= 0 && gguf_get_kv_type(first, key) == GGUF_TYPE_UINT16 ? gguf_get_val_u16(first, key) : 1;
     if (w->n_parts < 1) w->n_parts = 1;
@@ -99,6 +94,7 @@ void glia_weights_free(glia_weights *w) {
     }
     glia_free(w->parts);
     glia_free(w->entries);
+    (void)pthread_mutex_destroy(&w->lock);
     glia_free(w);
 }
 
@@ -121,7 +117,10 @@ bool glia_weights_map(glia_weights *w, const char *name, glia_weight *out) {
         const entry *e = &w->entries[i];
         if (strcmp(e->name, name) != 0) continue;
         part *p = &w->parts[e->file];
-        if (!glia_derive_reads(e->type) || !map_part(p) || e->offset > p->size || e->size > p->size - e->offset)
+        (void)pthread_mutex_lock(&w->lock);
+        bool mapped = glia_derive_reads(e->type) && map_part(p);
+        (void)pthread_mutex_unlock(&w->lock);
+        if (!mapped || e->offset > p->size || e->size > p->size - e->offset)
             return false;
         /* rows as ggml lays them out must be all of it; floats are read in place */
         if (e->size != ggml_row_size((enum ggml_type)e->type, e->ne0) * (size_t)e->ne1 || e->offset % sizeof(float))
@@ -130,4 +129,17 @@ bool glia_weights_map(glia_weights *w, const char *name, glia_weight *out) {
         return true;
     }
     return false;
+}
+
+bool glia_weight_rows(const glia_weight *w, int64_t from, int64_t to, float *out) {
+    if (from < 0 || to > w->ne1 || from > to) return false;
+    size_t row = ggml_row_size((enum ggml_type)w->type, w->ne0);
+    const char *at = (const char *)w->data + (size_t)from * row;
+    if (w->type == GGML_TYPE_F32) {
+        memcpy(out, at, (size_t)(to - from) * row);
+        return true;
+    }
+    const struct ggml_type_traits *t = ggml_get_type_traits((enum ggml_type)w->type);
+    for (int64_t i = from; i < to; i++, at += row, out += w->ne0) t->to_float(at, out, w->ne0);
+    return true;
 }

@@ -10,7 +10,7 @@ PROMPT = "one two. one two."
 
 def setUpModule():
     global server
-    server = Server(tiny())
+    server = Server(tiny(), args=["--cache-type", "f32", "--flash-attn", "off"])
 
 
 def tearDownModule():
@@ -87,6 +87,73 @@ class Attention(ApiTest):
                                       ({"prompt": ["a", "b"]}, 400, "prompt"), ({"prompt": "a" * 5000}, 400, "prompt"),
                                       ({"model": "nobody"}, 404, "model")):
             self.check_error(server.post("/v1/analyze/attention", dict({"prompt": PROMPT}, **fields)), status, param)
+
+
+class Answers(ApiTest):
+    """Lens, attribution, flow: numbers in tests/golden/test_lens.py."""
+    prompt = [65, 66, 67, 66, 65]
+
+    def ask(self, route, **fields):
+        status, reply = server.post("/v1/analyze/" + route, dict({"prompt": self.prompt}, **fields))
+        self.assertEqual(status, 200, reply)
+        return reply
+
+    def test_tokens_are_named_by_id_or_by_text(self):
+        by_id = self.ask("attribution", target=65, against=66)
+        by_text = self.ask("attribution", target="A", against="B")
+        self.assertEqual(by_text["target"], {"id": 65, "text": "A"})
+        self.assertAlmostEqual(by_id["logit"], by_text["logit"], places=4)
+
+    def test_token_effects_are_the_same_ablations_done_one_by_one(self):
+        for ablation in ("zero", "mean"):
+            reply = self.ask("tokens", target=70, ablation=ablation)
+            clean = self.logprob(70, [])
+            self.assertAlmostEqual(reply["logprob"], clean, places=4)
+            self.assertEqual([t["id"] for t in reply["token_attributions"]], self.prompt)
+            if ablation == "mean":
+                _, chat = server.post("/v1/completions", {"prompt": self.prompt, "max_tokens": 0, "activation_hooks": [
+                    {"layer": 0, "component": "resid_pre"}]})
+                rows = list(chat["activations"].values())[0][0]["data"][0]
+                vector = [sum(r[k] for r in rows) / len(rows) for k in range(len(rows[0]))]
+            for i, t in enumerate(reply["token_attributions"]):
+                edit = {"layer": 0, "component": "resid_pre", "positions": [i]}
+                edit.update({"op": "zero"} if ablation == "zero" else {"op": "set", "vector": vector})
+                self.assertAlmostEqual(t["effect"], clean - self.logprob(70, [edit]), places=4)
+
+    def logprob(self, token, edits):
+        import math
+        _, reply = server.post("/v1/completions", {"prompt": self.prompt, "max_tokens": 0, "interventions": edits,
+                                                   "activation_hooks": [{"component": "lm_head", "positions": "last"}]})
+        logits = list(reply["activations"].values())[0][0]["data"][0][0]
+        top = max(logits)
+        return logits[token] - top - math.log(sum(math.exp(x - top) for x in logits))
+
+    def test_wrong_requests_name_the_field(self):
+        for route, fields, status, param in (
+                ("lens", {"top_k": -1}, 400, "top_k"), ("lens", {"positions": [5]}, 400, "positions"),
+                ("lens", {"positions": "some"}, 400, "positions"), ("lens", {"positions": []}, 400, "positions"),
+                ("lens", {"targets": ["AB"]}, 400, "targets[0]"), ("lens", {"targets": [320]}, 400, "targets[0]"),
+                ("lens", {"layers": [9]}, 400, "layers[0]"), ("lens", {"tuned": "x"}, 422, "tuned"),
+                ("attribution", {"target": []}, 400, "target"), ("attribution", {"position": 5}, 400, "position"),
+                ("attribution", {"against": -1}, 400, "against"), ("flow", {"positions": [-6]}, 400, "positions"),
+                ("tokens", {"ablation": "noise"}, 400, "ablation"), ("tokens", {"prompt": []}, 400, "prompt")):
+            with self.subTest(route=route, fields=fields):
+                self.check_error(server.post("/v1/analyze/" + route, dict({"prompt": self.prompt}, **fields)), status, param)
+
+    def test_assets_are_plain_names_in_the_folder(self):
+        import tempfile
+        with tempfile.TemporaryDirectory() as folder:
+            other = Server(tiny(), args=["--assets", folder])
+            try:
+                for name, status in (("../x", 400), ("/etc/passwd", 400), (".x", 400), ("", 400), ("nothing", 404)):
+                    got, reply = other.post("/v1/analyze/lens", {"prompt": self.prompt, "tuned": name})
+                    self.assertEqual((got, reply["error"]["param"]), (status, "tuned"), reply)
+                with open(folder + "/bad.safetensors", "wb") as f:
+                    f.write(b"nonsense")
+                got, reply = other.post("/v1/analyze/lens", {"prompt": self.prompt, "tuned": "bad"})
+                self.assertEqual((got, reply["error"]["param"]), (400, "tuned"), reply)
+            finally:
+                other.stop()
 
 
 if __name__ == "__main__":
