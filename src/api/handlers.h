@@ -30,6 +30,10 @@ void glia_on_analyze_lens(void *ud, glia_http_request *rq);
 void glia_on_analyze_attribution(void *ud, glia_http_request *rq);
 void glia_on_analyze_flow(void *ud, glia_http_request *rq);
 void glia_on_analyze_tokens(void *ud, glia_http_request *rq);
+/* sweeps.c */
+void glia_on_sweep(void *ud, glia_http_request *rq);
+void glia_on_sweep_tensors(void *ud, glia_http_request *rq);
+void glia_on_sweep_picture(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);

@@ -116,6 +116,15 @@ static const char hook_schemas[] =
     "\"boolean\",\"default\":true},\"with_pieces\":{\"type\":\"boolean\",\"default\":false}}},"
     "\"Detokenize\":{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{\"model\":{\"type\":\"string\"},\"tokens\":"
     "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},\"special\":{\"type\":\"boolean\",\"default\":true}}},"
+    "\"Sweep\":{\"type\":\"object\",\"required\":[\"clean\"],\"additionalProperties\":false,\"properties\":{\"model\":{"
+    "\"type\":\"string\"},\"clean\":{\"description\":\"prompt, text or token ids\"},\"corrupted\":{\"description\":\"the other "
+    "prompt, with as many tokens\"},\"answer\":{\"description\":\"a token (text or id), or a list\"},\"wrong\":{"
+    "\"description\":\"a token (text or id), or a list\"},\"metric\":{\"enum\":[\"logit_difference\",\"probability\","
+    "\"log_probability\",\"kl\",\"rank\"],\"default\":\"logit_difference\"},\"op\":{\"enum\":[\"denoise\",\"noise\",\"zero\","
+    "\"mean\"],\"default\":\"denoise\"},\"sweeps\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"items\":{\"type\":"
+    "\"object\",\"required\":[\"component\"],\"additionalProperties\":false,\"properties\":{\"component\":{\"type\":"
+    "\"string\"},\"by\":{\"enum\":[\"layer\",\"position\",\"head\",\"head_position\"]}}}},\"layers\":{\"type\":\"array\"},"
+    "\"positions\":{\"description\":\"as in ActivationHook\"},\"wait\":{\"type\":\"boolean\",\"default\":false}}},"
     "\"Error\":{\"type\":\"object\",\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
     "\"string\"},\"type\":{\"type\":\"string\"},\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":\"string\"}}}}}";
 
@@ -124,6 +133,7 @@ static const char *body_schema(const char *pattern) {
     if (strstr(pattern, "/completions")) return "CompletionRequest";
     if (strstr(pattern, "/tokenize")) return "Tokenize";
     if (strstr(pattern, "/detokenize")) return "Detokenize";
+    if (!strcmp(pattern, "/api/v1/sweeps")) return "Sweep";
     return NULL;
 }
 
@@ -135,7 +145,7 @@ static void add_path(glia_buf *b, const char *pattern) {
 }
 
 static void add_operation(glia_buf *b, const glia_http_route *r) {
-    glia_buf_addf(b, ":{\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : r->method[0] == 'P' ? "post" : "delete");
+    glia_buf_addf(b, "\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : r->method[0] == 'P' ? "post" : "delete");
     glia_json_add_cstr(b, r->summary);
     if (strstr(r->pattern, "{id")) {
         glia_buf_adds(b, ",\"parameters\":[{\"name\":\"id\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":"
@@ -151,7 +161,7 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
     glia_buf_adds(b, ",\"responses\":{\"200\":{\"description\":\"OK\"},\"default\":{\"description\":\"an error\","
                      "\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/Error\"}}}}}");
     if (r->open) glia_buf_adds(b, ",\"security\":[]");
-    glia_buf_adds(b, "}}");
+    glia_buf_adds(b, "}");
 }
 
 static void add_row(glia_buf *b, const glia_param_row *row) {
@@ -188,11 +198,17 @@ void glia_add_openapi(glia_buf *b) {
                   "\"security\":[{},{\"bearer\":[]}],\"paths\":{",
                   glia_version());
     const glia_http_route *r = glia_api_routes();
-    for (bool first = true; r->method; r++, first = false) {
-        if (!first) glia_buf_adds(b, ",");
-        add_path(b, r->pattern);
+    for (const char *path = ""; r->method; r++) { /* methods of one path stand together in the table */
+        bool same = !strcmp(path, r->pattern);
+        if (*path) glia_buf_adds(b, same ? "," : "},");
+        if (!same) {
+            add_path(b, r->pattern);
+            glia_buf_adds(b, ":{");
+        }
         add_operation(b, r);
+        path = r->pattern;
     }
+    glia_buf_adds(b, "}");
     glia_buf_adds(b, "},\"components\":{\"securitySchemes\":{\"bearer\":{\"type\":\"http\",\"scheme\":\"bearer\"}},"
                      "\"schemas\":{");
     add_request_schema(b, "ChatRequest", true);

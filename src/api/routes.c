@@ -48,6 +48,12 @@ static const glia_http_route routes[] = {
     {"GET", "/repository", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
     {"GET", "/plugins", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
     {"GET", "/runtime", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"POST", "/api/v1/sweeps", glia_on_sweep, "Activation patching or ablation over layers × positions × heads, as a task or (wait) at once",
+     false, GLIA_SCOPE_INFER | GLIA_SCOPE_EDIT},
+    {"GET", "/api/v1/sweeps/{id}", glia_on_task, "A sweep with its progress and, once it has ended, its result", false, GLIA_SCOPE_READ},
+    {"DELETE", "/api/v1/sweeps/{id}", glia_on_task_cancel, "Cancel a sweep", false, GLIA_SCOPE_INFER | GLIA_SCOPE_EDIT},
+    {"GET", "/api/v1/sweeps/{id}/tensors", glia_on_sweep_tensors, "Its numbers as safetensors", false, GLIA_SCOPE_READ},
+    {"GET", "/api/v1/sweeps/{id}/heatmap", glia_on_sweep_picture, "One of its sweeps as SVG; ?sweep= picks it", false, GLIA_SCOPE_READ},
     {0},
 };
 
