@@ -29,6 +29,7 @@ extern "C" {
     X(OK, 200, "ok", "ok")                                                                                             \
     X(EINVAL, 400, "invalid_request_error", "invalid_value")                                                           \
     X(ECONTEXT, 400, "invalid_request_error", "context_length_exceeded")                                               \
+    X(EPREVIOUS, 400, "invalid_request_error", "previous_response_not_found")                                          \
     X(EAUTH, 401, "authentication_error", "invalid_api_key")                                                           \
     X(EFORBIDDEN, 403, "permission_error", "forbidden")                                                                \
     X(ENOTFOUND, 404, "not_found_error", "not_found")                                                                  \
@@ -290,6 +291,7 @@ typedef struct glia_chat {
     const char *prompt;          /* [n_prompt] text, to be tokenised with parse_special = true and add_special */
     size_t n_prompt;
     bool add_special;            /* tokenising must add BOS (the template did not) */
+    bool thinks;                 /* the template knows reasoning */
     bool parses;                 /* answers must go through glia_chat_parse: they may hold reasoning or tool calls */
     bool constrained;            /* constraint says what the answer must look like (tool calls) */
     glia_constraint constraint;

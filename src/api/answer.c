@@ -70,6 +70,7 @@ glia_status glia_answer_grow(glia_job *j, glia_choice *c, const char *text, size
         return GLIA_OK;
     }
     if (n && !glia_buf_add(&c->text, text, n)) return glia_fail(err, GLIA_ENOMEM, "no memory for the answer");
+    if (j->reads == GLIA_READS_CHAT && !last) glia_buf_add(&c->ends, &c->text.n, sizeof c->text.n);
     glia_status st = read_text(j, c, !last, err);
     if (st) return st;
     size_t r = fresh(&c->answer.reasoning, c->n_reasoning), t = fresh(&c->answer.content, c->n_content);
@@ -80,11 +81,24 @@ glia_status glia_answer_grow(glia_job *j, glia_choice *c, const char *text, size
     return GLIA_OK;
 }
 
+int32_t glia_reasoning_tokens(const glia_choice *c) {
+    const glia_buf *r = &c->answer.reasoning;
+    if (!r->n || !c->text.p) return 0;
+    const char *at = memmem(c->text.p, c->text.n, r->p, r->n);
+    size_t end = at ? (size_t)(at - c->text.p) + r->n : r->n, begin = 0;
+    int32_t n = 0;
+    for (size_t i = 0; i < c->ends.n / sizeof begin && begin < end; i++) {
+        memcpy(&begin, c->ends.p + i * sizeof begin, sizeof begin);
+        n++;
+    }
+    return n;
+}
+
 const char *glia_finish_reason(const glia_choice *c) {
     return c->n_calls && (c->finish == GLIA_FINISH_STOP || c->one_call) ? "tool_calls" : glia_finish_name(c->finish);
 }
 
 void glia_add_call_id(glia_buf *b, const glia_job *j, const glia_choice *c, size_t k) {
-    const char *random = strchr(j->id, '-');
+    const char *random = strpbrk(j->id, "-_");
     glia_buf_addf(b, "\"call_%s%d_%zu\"", random ? random + 1 : j->id, (int)c->index, k);
 }

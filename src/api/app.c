@@ -1,5 +1,6 @@
 /* api/app.c — the list of loaded models.  Locked; any thread. */
 #include "api/app.h"
+#include "api/history.h"
 #include "base/err.h"
 #include <stdio.h>
 #include <string.h>
@@ -8,11 +9,14 @@ void glia_app_init(glia_app *app) {
     *app = (glia_app){0};
     (void)pthread_mutex_init(&app->lock, NULL);
     app->tasks = glia_tasks_new();
+    app->history = glia_history_new(GLIA_HISTORY_TURNS, GLIA_HISTORY_BYTES);
 }
 
 void glia_app_clear(glia_app *app) {
     glia_tasks_free(app->tasks); /* they use the models */
     app->tasks = NULL;
+    glia_history_free(app->history);
+    app->history = NULL;
     for (size_t i = 0; i < app->n_models; i++) glia_model_close(app->models[i]);
     app->n_models = 0;
     glia_capture_memory_unref(app->capture_memory);

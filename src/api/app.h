@@ -20,6 +20,7 @@ typedef struct glia_app {
     glia_capture_memory *capture_memory; /* shared by the models; set before the server starts, or NULL */
     glia_tasks *tasks; /* made by init; NULL: there was no memory */
     const char *assets; /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
+    struct glia_history *history; /* conversations that replies go on from (history.h); NULL: there was no memory */
     size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 

@@ -8,6 +8,18 @@
 void glia_on_chat(void *ud, glia_http_request *rq);
 void glia_on_chat_activations(void *ud, glia_http_request *rq);
 void glia_on_completions(void *ud, glia_http_request *rq);
+void glia_on_lms_chat(void *ud, glia_http_request *rq);
+void glia_on_lms_completions(void *ud, glia_http_request *rq);
+/* messages.c */
+void glia_on_messages(void *ud, glia_http_request *rq);
+void glia_on_count_tokens(void *ud, glia_http_request *rq);
+/* responses.c */
+void glia_on_responses(void *ud, glia_http_request *rq);
+void glia_on_response(void *ud, glia_http_request *rq);
+void glia_on_response_items(void *ud, glia_http_request *rq);
+void glia_on_response_delete(void *ud, glia_http_request *rq);
+/* lms_chat.c */
+void glia_on_lms_v1_chat(void *ud, glia_http_request *rq);
 /* models.c */
 void glia_on_models(void *ud, glia_http_request *rq);
 void glia_on_model(void *ud, glia_http_request *rq);

@@ -21,11 +21,12 @@ static void clear_choice(const glia_job *j, glia_choice *c) {
     glia_free(c->rows);
     for (int i = 0; i < 4; i++) glia_buf_clear(&c->logprobs[i]);
     glia_buf_clear(&c->text);
+    glia_buf_clear(&c->stop);
+    glia_buf_clear(&c->ends);
     glia_answer_clear(&c->answer);
 }
 
-static void job_free(void *self) {
-    glia_job *j = self;
+void glia_job_free(glia_job *j) {
     if (!j) return;
     glia_event_free(j->ev);
     for (size_t i = 0; j->choices && i < j->n_choices; i++) clear_choice(j, &j->choices[i]);
@@ -43,9 +44,12 @@ static void job_free(void *self) {
     glia_tools_clear(&j->tools);
     glia_chat_free(j->chat);
     glia_acts_clear(&j->acts);
+    glia_turn_clear(&j->turn);
     glia_app_release(j->app, j->model);
     glia_free(j);
 }
+
+static void job_free(void *self) { glia_job_free(self); }
 
 static void cancel_all(const glia_job *j) {
     glia_sources_cancel(j->sources);
@@ -79,12 +83,38 @@ static int reply_whole(glia_job *j, glia_http_request *rq) {
     return reply_error(rq, &err);
 }
 
-/* The engine's names for what is wrong → the request's. */
-static void fix_param(const glia_job *j, glia_err *err) {
+/* Where the message quotes the old name, too. */
+static void rename_param(glia_err *err, const char *name) {
+    glia_err old = *err;
+    const char *at = old.param[0] ? strstr(old.message, old.param) : NULL;
+    (void)snprintf(err->param, sizeof err->param, "%s", name);
+    if (at) {
+        (void)snprintf(err->message, sizeof err->message, "%.*s%s%s", (int)(at - old.message), old.message, err->param,
+                       at + strlen(old.param));
+    }
+}
+
+/* The engine's names for what is wrong → the request's → those of its family. */
+void glia_job_fix_param(const glia_job *j, glia_err *err) {
+    char name[256];
     if (!err) return;
     glia_acts_fix_param(&j->acts, err);
     if (!strcmp(err->param, "grammar") && j->gen.grammar_field)
         (void)snprintf(err->param, sizeof err->param, "%s", j->gen.grammar_field);
+    if (!j->face->read) return;
+    char *inner = strstr(err->param, "].function");
+    if (inner && !strncmp(err->param, "tools[", 6)) { /* tools are flat everywhere else */
+        (void)snprintf(name, sizeof name, "%.*s]%s", (int)(inner - err->param), err->param, inner + 10);
+        rename_param(err, name);
+    }
+    for (size_t i = 0; j->face->names && j->face->names[i][0]; i++) {
+        const char *from = j->face->names[i][0], *at = strstr(err->param, from);
+        if (!at || (at != err->param && from[0] != '.')) continue;
+        (void)snprintf(name, sizeof name, "%.*s%s%s", (int)(at - err->param), err->param, j->face->names[i][1],
+                       at + strlen(from));
+        rename_param(err, name);
+        return;
+    }
 }
 
 /* Take what a choice has for us.  False: the job is over, with *err. */
@@ -93,12 +123,13 @@ static bool drain_choice(glia_job *j, glia_choice *c, glia_err *err) {
         bool good = true;
         if (ev->kind == GLIA_EVENT_ERROR) {
             *err = ev->u.error;
-            fix_param(j, err);
+            glia_job_fix_param(j, err);
             good = false;
         } else if (glia_whole_add(j, c, ev, err)) {
             good = false;
         } else if (ev->kind == GLIA_EVENT_DONE) {
             c->ended = true, c->finish = ev->u.done.finish, c->usage = ev->u.done.usage;
+            if (ev->u.done.stop) glia_buf_adds(&c->stop, ev->u.done.stop);
             j->n_ended++;
         }
         glia_event_free(ev);
@@ -125,7 +156,7 @@ static int start_stream(glia_job *j, glia_http_request *rq) {
     }
     if (!j->ev) return GLIA_HTTP_WAIT;
     if (j->ev->kind == GLIA_EVENT_ERROR) {
-        fix_param(j, &j->ev->u.error);
+        glia_job_fix_param(j, &j->ev->u.error);
         cancel_all(j);
         return reply_error(rq, &j->ev->u.error);
     }
@@ -179,12 +210,12 @@ static const glia_http_generator generator = {job_start, job_read, job_gone, job
 
 /* ------------------------------------------------------------------ making one */
 
-static void make_id(char *out, size_t cap, const char *prefix) {
+static void make_id(char *out, size_t cap, const glia_face *face) {
     static const char letters[] = "0123456789abcdefghijklmnopqrstuvwxyz";
-    unsigned char random[22];
+    unsigned char random[48];
+    size_t n_random = face->hex ? 48 : 22, n = (size_t)snprintf(out, cap, "%s", face->id_prefix);
     if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random) memset(random, 7, sizeof random);
-    size_t n = (size_t)snprintf(out, cap, "%s", prefix);
-    for (size_t i = 0; i < sizeof random && n + 1 < cap; i++) out[n++] = letters[random[i] % 36];
+    for (size_t i = 0; i < n_random && n + 1 < cap; i++) out[n++] = letters[random[i] % (face->hex ? 16 : 36)];
     out[n] = 0;
 }
 
@@ -288,7 +319,20 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = parse_echo(j, root, err))) return st;
     add_stops(j, (const char *const *)j->gen.stop, j->gen.n_stop);
     if ((st = parse_prompts(j, root, err))) return st;
+    if (j->face->check && (st = j->face->check(j, err))) return st;
     return make_choices(j, err);
+}
+
+/* Families other than OpenAI's completions are translated first, into *doc: it is borrowed until the job is submitted. */
+static glia_status read_body(glia_job *j, yyjson_val *root, yyjson_doc **doc, glia_err *err) {
+    glia_buf chat = {0};
+    if (!j->face->read) return parse_body(j, root, err);
+    glia_status st = j->face->read(j, root, &chat, err);
+    if (!st && chat.failed) st = glia_fail(err, GLIA_ENOMEM, "no memory for the request");
+    if (!st) st = glia_json_parse_object(doc, &root, chat.p, chat.n, err);
+    if (!st && (st = parse_body(j, root, err))) glia_job_fix_param(j, err);
+    glia_buf_clear(&chat);
+    return st;
 }
 
 /* ------------------------------------------------------------------ submitting */
@@ -344,6 +388,7 @@ static void fill_params(const glia_job *j, const glia_choice *c, glia_request_pa
     p->no_cache = j->gen.no_cache;
     p->prompt_logprobs = j->echo && j->gen.sampling.n_logprobs >= 0;
     p->whole_reply = glia_wire_is_whole(j->wire);
+    p->want_progress = j->face->progress && !p->whole_reply;
 }
 
 static glia_status check_reply_size(const glia_job *j, glia_err *err) {
@@ -367,7 +412,7 @@ static void on_event(void *ud) { glia_http_waker_wake(ud); }
 
 static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
     glia_status st = check_reply_size(j, err);
-    if (st) fix_param(j, err);
+    if (st) glia_job_fix_param(j, err);
     if (j->gen.grammar.n) {
         j->constrained = true;
         j->constraint = (glia_constraint){.grammar = j->gen.grammar.p, .n_grammar = j->gen.grammar.n};
@@ -392,7 +437,7 @@ static glia_status submit_choices(glia_job *j, glia_err *err) {
         st = glia_request_submit(&j->choices[i].rq, j->model, &p, err);
         if (!st) glia_request_on_event(j->choices[i].rq, on_event, j->waker);
     }
-    if (st) fix_param(j, err);
+    if (st) glia_job_fix_param(j, err);
     return st;
 }
 
@@ -406,32 +451,40 @@ static glia_status check_scopes(const glia_job *j, const glia_http_request *rq, 
     return GLIA_OK;
 }
 
+glia_job *glia_job_new(glia_app *app, const glia_face *face) {
+    glia_job *j = glia_calloc(1, sizeof *j);
+    if (!j) return NULL;
+    j->app = app, j->face = face;
+    j->created = (int64_t)time(NULL);
+    make_id(j->id, sizeof j->id, face);
+    return j;
+}
+
 void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face, bool with_activations) {
     glia_err err;
     glia_status st;
-    yyjson_doc *doc = NULL;
+    yyjson_doc *doc = NULL, *translated = NULL;
     yyjson_val *root;
     size_t n;
     const char *body = glia_http_body(rq, &n);
-    glia_job *j = glia_calloc(1, sizeof *j);
+    glia_job *j = glia_job_new(app, face);
     if (!j) {
         st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
         goto done;
     }
-    j->app = app, j->face = face, j->typed = with_activations;
-    j->created = (int64_t)time(NULL);
-    make_id(j->id, sizeof j->id, face->id_prefix);
+    j->typed = with_activations;
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
-    if ((st = parse_body(j, root, &err))) goto done;
+    if ((st = read_body(j, root, &translated, &err))) goto done;
     if ((st = check_scopes(j, rq, &err))) goto done;
     if ((st = choose_wire(j, rq, &err))) goto done;
     if ((st = submit(j, rq, &err))) goto done;
     (void)glia_http_defer(rq, &generator, j); /* owns j from here on, also on failure */
     j = NULL;
 done:
+    yyjson_doc_free(translated);
     yyjson_doc_free(doc);
     if (st) (void)glia_http_reply_error(rq, &err);
-    job_free(j);
+    glia_job_free(j);
 }
 
 glia_usage glia_job_usage(const glia_job *j) {

@@ -13,8 +13,10 @@
 #include "api/activations.h"
 #include "api/app.h"
 #include "api/edit_source.h"
+#include "api/errors.h"
 #include "api/params.h"
 #include "api/tools.h"
+#include "api/turn.h"
 
 enum { GLIA_MAX_CHOICES = 128 };
 
@@ -27,7 +29,6 @@ typedef enum glia_wire {
     GLIA_WIRE_FRAMES
 } glia_wire;
 static inline bool glia_wire_is_whole(glia_wire w) { return w <= GLIA_WIRE_SAFETENSORS; }
-typedef struct glia_job glia_job;
 
 /* What the model is to read.  Several choices may share one. */
 typedef struct glia_prompt {
@@ -52,6 +53,8 @@ typedef struct glia_choice {
     bool one_call; /* calls behind the first one were left out */
     bool opened, ended;
     glia_finish finish; /* once ended */
+    glia_buf stop;      /* the stop string that ended it */
+    glia_buf ends;      /* READS_CHAT: size_t of each token, where its text ends in text */
     glia_usage usage;
 } glia_choice;
 
@@ -62,6 +65,15 @@ typedef enum glia_reads { GLIA_READS_TEXT, GLIA_READS_OWN, GLIA_READS_CHAT } gli
 typedef struct glia_face {
     const char *id_prefix;
     glia_api_kind kind;
+    bool lms;   /* replies carry stats, model_info and runtime (lms.c) */
+    bool named; /* events of streams have names, which their data repeats as "type"; no [DONE] */
+    bool hex;   /* ids are 48 hexadecimal digits */
+    /* The client's body → that of one of OpenAI's chats, checked under its own names (talk.h).  NULL: it is one. */
+    glia_status (*read)(glia_job *j, yyjson_val *root, glia_buf *out, glia_err *err);
+    /* What later checks call by OpenAI's names, by this family's: pairs of beginnings, ended by NULL.  May be NULL. */
+    const char *const (*names)[2];
+    /* More to check once the prompt is there.  May be NULL. */
+    glia_status (*check)(glia_job *j, glia_err *err);
     /* The whole reply, once every choice has ended.  NULL: no memory. */
     char *(*whole)(glia_job *j, size_t *n);
     void (*open)(glia_job *j, glia_choice *c); /* stream: before the first bytes of a choice.  May be NULL */
@@ -70,9 +82,12 @@ typedef struct glia_face {
     /* stream, chats only: reasoning; a call of a tool (k-th of the answer; first: its name comes too) */
     void (*reasoning)(glia_job *j, glia_choice *c, const char *text, size_t n);
     void (*call)(glia_job *j, glia_choice *c, size_t k, bool first, const char *args, size_t n);
+    /* stream: so much of the prompt is read.  NULL: not asked for */
+    void (*progress)(glia_job *j, glia_choice *c, int32_t n_done, int32_t n_total);
     void (*close)(glia_job *j, glia_choice *c); /* stream: a choice ended */
     void (*end)(glia_job *j);                   /* stream: all of them did */
     void (*error)(glia_job *j, const glia_err *err);
+    glia_block_face blocks; /* families whose answers are rows of blocks (turn.h) */
 } glia_face;
 
 struct glia_job {
@@ -83,7 +98,7 @@ struct glia_job {
     glia_wire wire;
     bool typed; /* with_activations: lines carry "type", the last one is "done" */
     bool echo;  /* completions: the prompt is part of the text */
-    char id[40];
+    char id[64];
     int64_t created;
     glia_gen gen;
     glia_tools tools;
@@ -95,6 +110,7 @@ struct glia_job {
     size_t n_stop;
     glia_acts acts;
     glia_sources *sources; /* other runs that interventions wait for; NULL: none (any more) */
+    glia_turn turn;
     glia_prompt *prompts;
     size_t n_prompts;
     glia_choice *choices;
@@ -104,7 +120,7 @@ struct glia_job {
     /* streams */
     glia_buf out; /* bytes to be read, from out_at on */
     size_t out_at;
-    size_t turn;            /* the choice whose events are looked at next */
+    size_t next_choice;     /* the choice whose events are looked at next */
     glia_choice *current;   /* whose ev is being written */
     glia_event *ev;         /* being written */
     size_t frame;           /* next frame of ev */
@@ -125,6 +141,11 @@ struct glia_job {
 
 /* Parse, check, submit, and answer with a generator; on failure with an error. */
 void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face, bool with_activations);
+
+/* -- for what needs only the first part of that */
+glia_job *glia_job_new(glia_app *app, const glia_face *face); /* NULL: no memory */
+void glia_job_free(glia_job *j);                              /* NULL is fine */
+void glia_job_fix_param(const glia_job *j, glia_err *err);    /* inner names of what is wrong → the client's */
 
 /* Prompts counted once, what was generated summed; times are those of the longest. */
 glia_usage glia_job_usage(const glia_job *j);
@@ -149,6 +170,8 @@ const char *glia_stream_type(const glia_job *j);
 /* Append the next bytes to j->out, from j->ev or the next event.  False: nothing there yet. */
 bool glia_stream_fill(glia_job *j);
 void glia_stream_open_line(glia_job *j, const char *type);
+/* Of faces with named events: {"type":"name" is written. */
+void glia_stream_open_event(glia_job *j, const char *name);
 void glia_stream_close_line(glia_job *j);
 
 /* -- binary.c: application/vnd.glia.frames and application/vnd.safetensors (docs/FORMATS.md) */
@@ -176,7 +199,15 @@ void glia_add_chat_logprob(glia_buf *b, const glia_job *j, const glia_event *ev)
  * of an echoed prompt) has nulls. */
 void glia_add_completion_logprob(glia_buf lists[4], glia_job *j, glia_choice *c, const glia_event *ev, bool predicted);
 
+/* Tokens of the reasoning: those whose text begins before its end. */
+int32_t glia_reasoning_tokens(const glia_choice *c);
+
 /* -- openai.c */
 extern const glia_face glia_openai_chat, glia_openai_completion;
+
+/* -- lms.c: what LM Studio's replies say beside */
+void glia_add_lms_rest(glia_buf *b, const glia_job *j); /* ,"stats":{…},"model_info":{…},"runtime":{…} */
+const char *glia_lms_stop_reason(const glia_job *j, const glia_choice *c);
+double glia_lms_rate(const glia_usage *u);              /* tokens a second behind the first one; 0: there is none */
 
 #endif

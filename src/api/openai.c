@@ -62,12 +62,13 @@ static void add_call_head(glia_buf *b, const glia_job *j, const glia_choice *c, 
 
 static void add_message(glia_buf *b, const glia_job *j, const glia_choice *c) {
     glia_buf_adds(b, "\"message\":{\"role\":\"assistant\",\"content\":");
-    if (c->n_calls && !c->answer.content.n) glia_buf_adds(b, "null");
+    if (c->n_calls && !c->answer.content.n && !j->face->lms) glia_buf_adds(b, "null");
     else add_text(b, j, c);
-    if (c->answer.reasoning.n) {
+    if (c->answer.reasoning.n || j->face->lms) {
         glia_buf_adds(b, ",\"reasoning_content\":");
-        glia_json_add_str(b, c->answer.reasoning.p, c->answer.reasoning.n);
+        glia_json_add_str(b, c->answer.reasoning.p ? c->answer.reasoning.p : "", c->answer.reasoning.n);
     }
+    if (j->face->lms && !c->n_calls) glia_buf_adds(b, ",\"tool_calls\":[]");
     for (size_t k = 0; k < c->n_calls; k++) {
         const glia_buf *args = &c->answer.calls[k].args;
         glia_buf_adds(b, k ? ",{" : ",\"tool_calls\":[{");
@@ -104,6 +105,7 @@ static char *whole(glia_job *j, size_t *n) {
     glia_add_usage(&b, &u);
     glia_buf_adds(&b, ",\"timings\":");
     glia_add_timings(&b, &u);
+    if (j->face->lms) glia_add_lms_rest(&b, j);
     if (j->typed || j->acts.n) {
         glia_buf_adds(&b, ",\"completion\":");
         add_text(&b, j, &j->choices[0]);
@@ -207,6 +209,7 @@ static void stream_close(glia_job *j, glia_choice *c) {
     close_choice(j, finish);
     glia_buf_adds(&j->out, ",\"timings\":");
     glia_add_timings(&j->out, &c->usage);
+    if (j->face->lms && j->n_ended + 1 == j->n_choices) glia_add_lms_rest(&j->out, j);
     glia_stream_close_line(j);
 }
 
@@ -259,6 +262,35 @@ const glia_face glia_openai_completion = {
     .end = stream_end,
     .error = stream_error,
 };
+
+static const glia_face lms_chat = {
+    .id_prefix = "chatcmpl-",
+    .kind = GLIA_API_CHAT,
+    .lms = true,
+    .whole = whole,
+    .open = stream_open,
+    .text = stream_text,
+    .reasoning = stream_reasoning,
+    .call = stream_call,
+    .close = stream_close,
+    .end = stream_end,
+    .error = stream_error,
+};
+static const glia_face lms_completion = {
+    .id_prefix = "cmpl-",
+    .kind = GLIA_API_COMPLETION,
+    .lms = true,
+    .whole = whole,
+    .open = stream_open,
+    .text = stream_text,
+    .close = stream_close,
+    .end = stream_end,
+    .error = stream_error,
+};
+
+void glia_on_lms_chat(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &lms_chat, false); }
+
+void glia_on_lms_completions(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &lms_completion, false); }
 
 void glia_on_chat(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &glia_openai_chat, false); }
 

@@ -290,11 +290,51 @@ glia_status glia_prompt_text(const glia_model *m, const char *text, size_t n_tex
     return glia_model_tokenize(m, text, n_text, add_special, parse_special, out, n, err);
 }
 
+/* reasoning_effort: NULL when absent. */
+static glia_status parse_effort(yyjson_val *root, const char **out, glia_err *err) {
+    static const char *const efforts[] = {"none", "minimal", "low", "medium", "high", "xhigh"};
+    glia_status st = glia_json_str(root, "", "reasoning_effort", out, err);
+    if (st || !*out) return st;
+    for (size_t i = 0; i < sizeof efforts / sizeof *efforts; i++) {
+        if (!strcmp(*out, efforts[i])) return GLIA_OK;
+    }
+    return glia_fail_at(err, GLIA_EINVAL, "reasoning_effort",
+                        "reasoning_effort must be none, minimal, low, medium, high or xhigh, not \"%.40s\"", *out);
+}
+
+static void add_kwargs(yyjson_val *kwargs, const char *effort, glia_buf *json) {
+    yyjson_val *key;
+    yyjson_obj_iter it;
+    bool first = true;
+    if (!kwargs && !effort) return;
+    glia_buf_adds(json, ",\"kwargs\":{");
+    if (effort && !yyjson_obj_get(kwargs, "reasoning_effort")) {
+        glia_buf_addf(json, "\"reasoning_effort\":\"%s\"", effort);
+        first = false;
+    }
+    yyjson_obj_iter_init(kwargs, &it);
+    while (kwargs && (key = yyjson_obj_iter_next(&it))) {
+        size_t n;
+        char *text = yyjson_val_write(yyjson_obj_iter_get_val(key), 0, &n);
+        if (!first) glia_buf_adds(json, ",");
+        first = false;
+        glia_json_add_str(json, yyjson_get_str(key), yyjson_get_len(key));
+        glia_buf_adds(json, ":");
+        if (text) glia_buf_add(json, text, n);
+        else json->failed = true;
+        free(text);
+    }
+    glia_buf_adds(json, "}");
+}
+
 /* What the template is given beside the messages. */
 static glia_status add_options(yyjson_val *root, const glia_tools *t, bool own, bool structured, glia_buf *json,
                                glia_err *err) {
     static const char *const choices[] = {"none", "auto", "required"};
     yyjson_val *kwargs = glia_json_get(root, "chat_template_kwargs");
+    const char *effort = NULL;
+    glia_status st = parse_effort(root, &effort, err);
+    if (st) return st;
     if (kwargs && !yyjson_is_obj(kwargs)) {
         return glia_fail_at(err, GLIA_EINVAL, "chat_template_kwargs", "chat_template_kwargs must be an object, not %s",
                             glia_json_kind(kwargs));
@@ -306,15 +346,9 @@ static glia_status add_options(yyjson_val *root, const glia_tools *t, bool own, 
                       t->parallel ? "true" : "false");
     }
     yyjson_val *thinking = yyjson_obj_get(kwargs, "enable_thinking");
-    if (structured || thinking)
-        glia_buf_addf(json, ",\"thinking\":%s", !structured && yyjson_is_true(thinking) ? "true" : "false");
-    size_t n;
-    char *text = kwargs ? yyjson_val_write(kwargs, 0, &n) : NULL;
-    if (text) {
-        glia_buf_adds(json, ",\"kwargs\":");
-        glia_buf_add(json, text, n);
-    }
-    free(text);
+    bool think = !structured && (thinking ? yyjson_is_true(thinking) : effort && strcmp(effort, "none") != 0);
+    if (structured || thinking || effort) glia_buf_addf(json, ",\"thinking\":%s", think ? "true" : "false");
+    add_kwargs(kwargs, effort, json);
     return GLIA_OK;
 }
 
@@ -337,6 +371,12 @@ glia_status glia_prompt_plan(const glia_model *m, yyjson_val *root, bool structu
     glia_buf_adds(&json, "}");
     if (json.failed) st = glia_fail(err, GLIA_ENOMEM, "no memory for these messages");
     if (st || (st = glia_model_chat(m, json.p, json.n, chat, err))) goto done;
+    yyjson_val *effort = glia_json_get(root, "reasoning_effort");
+    if (effort && !yyjson_equals_str(effort, "none") && !(*chat)->thinks) {
+        st = glia_fail_at(err, GLIA_EINVAL, "reasoning_effort",
+                          "reasoning_effort: this model does not reason; leave it out, or say \"none\"");
+        goto done;
+    }
     st = glia_prompt_text(m, (*chat)->prompt, (*chat)->n_prompt, "messages", (*chat)->add_special, true, out, n, err);
 done:
     if (st && err && st == GLIA_EINVAL && !err->param[0]) (void)snprintf(err->param, sizeof err->param, "messages");

@@ -16,6 +16,12 @@ void glia_stream_open_line(glia_job *j, const char *type) {
     if (j->typed && type) glia_buf_addf(&j->out, "\"type\":\"%s\",", type);
 }
 
+void glia_stream_open_event(glia_job *j, const char *name) {
+    if (j->wire == GLIA_WIRE_SSE) glia_buf_addf(&j->out, "event: %s\ndata: ", name);
+    if (j->wire == GLIA_WIRE_FRAMES) glia_frames_open(j);
+    glia_buf_addf(&j->out, "{\"type\":\"%s\"", name);
+}
+
 void glia_stream_close_line(glia_job *j) {
     if (j->wire != GLIA_WIRE_FRAMES) {
         glia_buf_adds(&j->out, j->wire == GLIA_WIRE_SSE ? "}\n\n" : "}\n");
@@ -28,8 +34,13 @@ void glia_stream_close_line(glia_job *j) {
 /* ------------------------------------------------------------------ activations */
 
 static void open_activation(glia_job *j, const glia_frame *f) {
-    glia_stream_open_line(j, "activation");
-    if (!j->typed) { /* a chunk without choices: OpenAI clients pass over it */
+    if (j->face->named) {
+        glia_stream_open_event(j, "activation");
+        glia_buf_adds(&j->out, ",");
+    } else {
+        glia_stream_open_line(j, "activation");
+    }
+    if (!j->face->named && !j->typed) { /* a chunk without choices: OpenAI clients pass over it */
         glia_add_head(&j->out, j, "chat.completion.activation");
         glia_buf_adds(&j->out, ",\"choices\":[],");
     }
@@ -64,6 +75,7 @@ static bool end_choice(glia_job *j, glia_choice *c, const glia_event *ev, glia_e
     if (glia_answer_grow(j, c, ev->u.done.text, ev->u.done.n_text, NULL, true, err)) return false;
     c->ended = true;
     c->finish = ev->u.done.finish, c->usage = ev->u.done.usage;
+    if (ev->u.done.stop) glia_buf_adds(&c->stop, ev->u.done.stop);
     j->face->close(j, c);
     if (++j->n_ended < j->n_choices) return true;
     j->face->end(j);
@@ -93,8 +105,10 @@ static bool write_event(glia_job *j, glia_choice *c, const glia_event *ev) {
         return true;
     }
     case GLIA_EVENT_ACTIVATIONS: return add_frames(j, ev);
-    case GLIA_EVENT_PROMPT_TOKEN:
-    case GLIA_EVENT_PROGRESS: return true;
+    case GLIA_EVENT_PROMPT_TOKEN: return true;
+    case GLIA_EVENT_PROGRESS:
+        if (j->face->progress) j->face->progress(j, c, ev->u.progress.n_done, ev->u.progress.n_total);
+        return true;
     case GLIA_EVENT_DONE:
         if (!end_choice(j, c, ev, &err)) fail(j, &err);
         return true;
@@ -106,10 +120,10 @@ static bool write_event(glia_job *j, glia_choice *c, const glia_event *ev) {
 /* The next event of any choice, in turns. */
 static bool next_event(glia_job *j) {
     for (size_t i = 0; i < j->n_choices && !j->ev; i++) {
-        glia_choice *c = &j->choices[(j->turn + i) % j->n_choices];
+        glia_choice *c = &j->choices[(j->next_choice + i) % j->n_choices];
         if (c->ended || !(j->ev = glia_request_next(c->rq, 0))) continue;
         j->current = c;
-        j->turn = (size_t)(c - j->choices) + 1;
+        j->next_choice = (size_t)(c - j->choices) + 1;
     }
     return j->ev != NULL;
 }

@@ -18,6 +18,7 @@ static glia_status add_frame(glia_job *j, glia_choice *c, const glia_frame *f, g
 
 static void add_token(glia_job *j, glia_choice *c, const glia_event *ev) {
     glia_buf_add(&c->text, ev->u.token.text, ev->u.token.n_text);
+    if (j->reads == GLIA_READS_CHAT) glia_buf_add(&c->ends, &c->text.n, sizeof c->text.n);
     if (j->gen.sampling.n_logprobs < 0 || ev->u.token.is_eog) return;
     if (j->face->kind == GLIA_API_COMPLETION) {
         glia_add_completion_logprob(c->logprobs, j, c, ev, true);

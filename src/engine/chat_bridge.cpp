@@ -205,6 +205,7 @@ extern "C" glia_status glia_bridge_chat(const glia_templates * t, const char * j
         }
         std::unique_ptr<chat> c(new chat);
         c->prompt     = p.prompt;
+        c->pub.thinks = p.supports_thinking;
         c->pub.parses = !in.tools.empty() || p.supports_thinking;
         if (c->pub.parses) {
             take_grammar(*c, p);
