@@ -53,12 +53,31 @@ class Edited:
         block, p = self.layers[layer], self.places
         mlp = getattr(block, p["mlp"])
         return {"resid_post": lambda: (block, False),
+                "resid_pre": lambda: (block, True),
                 "attn_out": lambda: (getattr(block, p["attn"]), False),
                 "mlp_out": lambda: (mlp, False),
                 "z": lambda: (getattr(getattr(block, p["attn"]), p["o"]), True),
                 "mlp_act": lambda: (getattr(mlp, p["down"]), True)}[point]()
 
+    def knock_out(self, e):
+        """Positions attended to leave the mask of some rows and heads."""
+        def on_input(_, args, kwargs):
+            mask = kwargs["attention_mask"]
+            n = mask.shape[-1]
+            heads = self.model.config.num_attention_heads
+            mask = mask.expand(1, heads, mask.shape[-2], n).clone()
+            to = e.get("to", "0:%d" % n)
+            to = list(range(*map(int, to.split(":")))) if isinstance(to, str) else to
+            for row in e.get("positions", range(n)):
+                for head in e.get("heads", range(heads)):
+                    mask[0, head, row, to] = float("-inf")
+            return args, dict(kwargs, attention_mask=mask)
+        attn = getattr(self.layers[e["layer"]], self.places["attn"])
+        self.handles.append(attn.register_forward_pre_hook(on_input, with_kwargs=True))
+
     def add(self, e):
+        if e["op"] == "knockout":
+            return self.knock_out(e)
         module, is_input = self.module(e["component"], e["layer"])
 
         def change(x):
@@ -76,7 +95,7 @@ class Edited:
         self.handles.append(module.register_forward_pre_hook(on_input) if is_input else module.register_forward_hook(on_output))
 
     def logits(self, ids, edits):
-        for e in edits:
+        for e in [self.with_vector(e, ids) for e in edits]:
             self.add(e)
         with torch.no_grad():
             out = self.model(torch.tensor([ids]), use_cache=False).logits[0]
@@ -85,18 +104,39 @@ class Edited:
         self.handles = []
         return out
 
+    def with_vector(self, e, ids):
+        """What an edit takes from another run, as its vector: rows paired as the request pairs them, or their mean."""
+        if e["op"] not in ("mean", "patch") or "vector" in e:
+            return e
+        source = e.get("source", {"prompt": ids})
+        rows = self.output(source["prompt"], e["component"], e["layer"]).double()
+        rows = rows[:, columns(e, rows.shape[1])]
+        if e["op"] == "mean":
+            at = source.get("positions", list(range(rows.shape[0])))
+            return dict(e, op="set", vector=rows[at].mean(0).tolist())
+        mine = e.get("positions", list(range(len(ids))))
+        return dict(e, positions=mine, vector=rows[[paired(ids, source["prompt"])[i] for i in mine]].tolist())
+
     def output(self, ids, point, layer):
         kept = {}
         module, is_input = self.module(point, layer)
-        assert not is_input
 
         def keep(_, args, out):
-            kept["x"] = (out[0] if isinstance(out, tuple) else out).detach().reshape(-1, out[0].shape[-1])
+            x = args[0] if is_input else out[0] if isinstance(out, tuple) else out
+            kept["x"] = x.detach().reshape(-1, x.shape[-1]).clone()
         handle = module.register_forward_hook(keep)
         with torch.no_grad():
             self.model(torch.tensor([ids]), use_cache=False)
         handle.remove()
         return kept["x"]
+
+
+def paired(a, b):
+    """The index in b of each token of a: the same where both are equally long, else in the common beginning and end."""
+    if len(a) == len(b):
+        return list(range(len(a)))
+    head = next((i for i in range(min(len(a), len(b))) if a[i] != b[i]), min(len(a), len(b)))
+    return [i if i < head else i + len(b) - len(a) for i in range(len(a))]
 
 
 def columns(e, width):
@@ -160,6 +200,16 @@ def cases(family, model, edited):
     yield [{"layer": 1, "component": "resid_post", "op": "add", "vector": vector(d, 7)},
            {"layer": 1, "component": "resid_post", "op": "scale", "strength": 0.5},
            {"layer": 0, "component": "attn_out", "op": "scale", "strength": 2}]
+    yield [{"layer": 1, "op": "knockout", "positions": [3, n - 1], "to": [0, 1], "heads": [0, 2]}]
+    yield [{"layer": 0, "op": "knockout", "positions": [n - 2, n - 1], "to": "1:4"},
+           {"layer": 2, "op": "knockout", "positions": [n - 1], "to": [0], "heads": [1]}]
+    yield [{"layer": 1, "component": "mlp_out", "op": "mean"}]
+    yield [{"layer": 1, "component": "z", "op": "mean", "heads": [1], "source": {"prompt": OTHER[:n], "positions": [1, 2, 4]}}]
+    yield [{"layer": 0, "component": "resid_post", "op": "patch", "positions": [2, n - 1], "source": {"prompt": OTHER[:n]}}]
+    prompt = families.prompt(family)
+    longer = prompt[:3] + [101, 32] + prompt[3:]
+    yield [{"layer": 1, "component": "z", "op": "patch", "heads": [0, 3], "source": {"prompt": longer}},
+           {"layer": 2, "component": "mlp_out", "op": "scale", "strength": 0.5}]
     if ff:
         yield [{"layer": 1, "component": "mlp_act", "op": "zero", "channels": list(range(0, ff, 3))}]
 
