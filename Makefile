@@ -19,7 +19,7 @@ configure = @if [ ! -f $(1)/CMakeCache.txt ] || [ -n "$(CMAKE_FLAGS)" ]; then \
 	    $(if $(filter-out .deps,$(DEPS)),-DGLIA_DEPS_DIR=$(abspath $(DEPS))) $(2) $(CMAKE_FLAGS) >$(1).log 2>&1 || { cat $(1).log; rm -f $(1).log; exit 1; }; rm -f $(1).log; fi
 
 .DEFAULT_GOAL := help
-.PHONY: help all deps sdks build demo run test docs archs check check-asan unit asan tsan fuzz bench install tidy format clean distclean
+.PHONY: help all deps sdks smalltalk test-smalltalk build demo run test docs archs check check-asan unit asan tsan fuzz bench install tidy format clean distclean
 
 help:
 	@echo "Glia: local language models with open activations"
@@ -29,6 +29,7 @@ help:
 	@echo "  make build     build $(BUILD)/glia and libglia"
 	@echo "  make test      all tests, then unit and API tests again under ASan + UBSan; ends with the counts"
 	@echo "  make check     all tests once, without sanitizers (TESTS=<regex> picks some)"
+	@echo "  make test-smalltalk   clients/smalltalk in Squeak and GNU Smalltalk, fetched into $(DEPS)/smalltalk"
 	@echo "  make asan      unit and API tests under AddressSanitizer + UBSan (build-asan/)"
 	@echo "  make tsan      unit tests under ThreadSanitizer (build-tsan/)"
 	@echo "  make fuzz      run every fuzzer for FUZZ_SECONDS=$(FUZZ_SECONDS) (build-fuzz/, installs clang)"
@@ -52,6 +53,9 @@ deps:
 sdks: deps
 	@tools/sdks.sh
 
+smalltalk: deps
+	@tools/smalltalk.sh
+
 build: deps
 	$(call configure,$(BUILD),)
 	@cmake --build $(BUILD) --parallel $(JOBS)
@@ -62,7 +66,7 @@ demo: build
 run: build
 	@$(BUILD)/glia serve --model $(MODEL) $(ARGS)
 
-test: deps sdks
+test: deps sdks smalltalk
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory build-asan
 	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz"
@@ -76,8 +80,11 @@ archs: build
 	@python3 tools/archs.py --glia $(BUILD)/glia --models $(BUILD)/archs --out docs/ARCHS.md
 	@rm -rf $(BUILD)/archs
 
-check: build sdks
+check: build sdks smalltalk
 	@tools/run_tests.sh $(BUILD):"":"$(TESTS)"
+
+test-smalltalk: build smalltalk
+	@tools/run_tests.sh $(BUILD):"":"^e2e.smalltalk$$"
 
 unit: build
 	@tools/run_tests.sh $(BUILD):unit:"$(TESTS)"

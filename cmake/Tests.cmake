@@ -6,6 +6,7 @@
 #   GLIA_TEST_MODEL  SmolLM2-135M-Instruct Q4_1       GLIA_TINY_DIR    generated tiny models, one per architecture
 #   GLIA_BIN         the built program                GLIA_SOURCE_DIR  root of the source tree
 #   GLIA_SDK_DIR     clients of other APIs (tools/sdks.sh): python/, js/node_modules
+#   GLIA_SMALLTALK_DIR   Squeak and GNU Smalltalk (tools/smalltalk.sh)
 # OMP_WAIT_POLICY=passive: threads that spin at barriers take minutes when the machine has something else to do.
 # Exit status 77 means skipped as a whole.  tools/run_tests.sh runs and counts them.
 include(CTest)
@@ -17,7 +18,7 @@ set(GLIA_TEST_MODEL
     CACHE FILEPATH "model for the tests that need a real one")
 set(GLIA_TINY_DIR "${CMAKE_BINARY_DIR}/tiny")
 set(test_env "GLIA_TEST_MODEL=${GLIA_TEST_MODEL}" "GLIA_TINY_DIR=${GLIA_TINY_DIR}" "GLIA_BIN=${CMAKE_BINARY_DIR}/glia"
-    "GLIA_SOURCE_DIR=${CMAKE_SOURCE_DIR}" "GLIA_SDK_DIR=${GLIA_DEPS_DIR}/sdk"
+    "GLIA_SOURCE_DIR=${CMAKE_SOURCE_DIR}" "GLIA_SDK_DIR=${GLIA_DEPS_DIR}/sdk" "GLIA_SMALLTALK_DIR=${GLIA_DEPS_DIR}/smalltalk"
     "PYTHONDONTWRITEBYTECODE=1" "OMP_WAIT_POLICY=passive"
     "XDG_CACHE_HOME=${CMAKE_BINARY_DIR}/cache" ${GLIA_TEST_ENV})
 file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/cache")

@@ -17,8 +17,6 @@ void glia_app_clear(glia_app *app) {
     app->tasks = NULL;
     glia_history_free(app->history);
     app->history = NULL;
-    glia_store_free(app->store);
-    app->store = NULL;
     for (size_t i = 0; i < app->n_models; i++) glia_model_close(app->models[i]);
     app->n_models = 0;
     glia_capture_memory_unref(app->capture_memory);

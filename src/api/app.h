@@ -4,7 +4,6 @@
  * until the HTTP server has stopped.  Later this list becomes a registry that loads and unloads by itself. */
 #ifndef GLIA_API_APP_H
 #define GLIA_API_APP_H
-#include "api/store.h"
 #include "api/tasks.h"
 #include "glia.h"
 #include "http/http.h"
@@ -22,7 +21,6 @@ typedef struct glia_app {
     glia_tasks *tasks; /* made by init; NULL: there was no memory */
     const char *assets; /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
     struct glia_history *history; /* conversations that replies go on from (history.h); NULL: there was no memory */
-    glia_store *store; /* set before the server starts, or NULL: no runs are kept */
     size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 

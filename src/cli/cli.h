@@ -27,13 +27,13 @@ int cli_help(int argc, char **argv);
 
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
-    const char *model, *id, *port_file, *config, *key_file, *assets, *store;
-    flag_list listen, api_keys, data_dirs;
+    const char *model, *id, *port_file, *config, *key_file, *assets;
+    flag_list listen, api_keys;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, log_level, log_format; /* indices of choices */
-    size_t memory_limit, capture_bytes, prompt_cache, store_limit;
+    size_t memory_limit, capture_bytes, prompt_cache;
     glia_capture_memory *capture_memory; /* of the server that the models are for; NULL: each its own */
     bool json, no_atlas_cache;
 } cli_options;

@@ -22,10 +22,8 @@ bool cli_server_start(cli_server *s, const cli_options *o) {
         .scope_name = glia_scope_name,
         .error_body = glia_api_error_body,
     };
-    s->app.store = glia_store_new(o->store, o->store_limit ? o->store_limit : (uint64_t)20 * GIB, o->data_dirs.items,
-                                  o->data_dirs.n);
     glia_app_set_loading(&s->app, true);
-    glia_status st = s->app.capture_memory && s->app.tasks && s->app.store ? glia_http_start(&s->http, &p, &err)
+    glia_status st = s->app.capture_memory && s->app.tasks ? glia_http_start(&s->http, &p, &err)
                                                            : glia_fail(&err, GLIA_ENOMEM, "out of memory");
     cli_keys_free(keys, n_keys);
     if (!st) return true;

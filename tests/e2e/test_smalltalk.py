@@ -1,0 +1,287 @@
+"""clients/smalltalk in a Squeak image (headless) and in GNU Smalltalk, against a live server with SmolLM2.
+
+Both dialects file in the packages and run all of NeuroScope-Tests once, when the module starts; then every Smalltalk test
+is a test here, by its own name.  What they note on the way ("note …") is compared with what this program gets from the
+same server without any Smalltalk.  tools/smalltalk.sh gets the two Smalltalks; without them the module is skipped."""
+import glob
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "api"))
+import harness  # noqa: E402
+
+ROOT = os.path.join(HERE, "..", "..")
+CLIENT = os.path.join(ROOT, "clients", "smalltalk")
+FOLDER = os.environ.get("GLIA_SMALLTALK_DIR") or os.path.join(
+    os.environ.get("GLIA_DEPS_DIR", os.path.join(ROOT, ".deps")), "smalltalk")
+RUN = os.path.join(ROOT, "tools", "smalltalk_env.sh")
+LIMIT_S = 300
+PACKAGES = ["LMStudio", "Core", "Hooks", "Analysis", "Visual", "Tests"]
+DIALECTS = {"gst": ["Platform-GNU"] + PACKAGES, "squeak": ["Platform-Squeak"] + PACKAGES[:-1] + ["Morphic", "MiniSUnit", "Tests"]}
+ALIAS = "llama-3.1-8b"
+
+# Squeak: read the packages quickly (without windows, changes file and Monticello), run, leave.  Only its own folder can be
+# written to, so the report goes there.
+SQUEAK_BOOT = """| s out |
+out := FileStream newFileNamed: 'report.txt'.
+s := ReadStream on: (FileStream readOnlyFileNamed: 'bundle.st') contentsOfEntireFile.
+[SystemChangeNotifier uniqueInstance doSilently: [[s skipSeparators. s atEnd] whileFalse: [
+    [(s peekFor: (Character value: 33))
+        ifTrue: [(Compiler evaluate: s nextChunk logged: false) scanFrom: s]
+        ifFalse: [Compiler evaluate: s nextChunk logged: false]]
+            on: Error do: [:e |
+                out nextPutAll: 'load: before character ', s position printString, ': ', e class name, ' ', e messageText asString; cr; flush.
+                e return: nil]]].
+(Smalltalk at: #NSTestRunner) reporting: [:line | out nextPutAll: line; cr; flush]]
+    ensure: [out close. Smalltalk snapshot: false andQuit: true]!
+"""
+GST_BOOT = """NSTestRunner reporting: [:line | Transcript showCr: line]!
+"""
+
+
+def package(name):
+    return os.path.join(CLIENT, "NeuroScope-%s.st" % name)
+
+
+def read(name):
+    with open(package(name), encoding="utf-8") as f:
+        return f.read()
+
+
+class Fake:
+    """A server that answers every request with the same octets and closes, or says nothing at all."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
+        self.held = []
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                c, _ = self.socket.accept()
+            except OSError:
+                return
+            if self.answer is None:
+                self.held.append(c)  # open, and silent
+                continue
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += c.recv(65536) or b"\r\n\r\n"
+            c.sendall(self.answer)
+            c.shutdown(socket.SHUT_WR)
+            c.settimeout(1)
+            try:
+                while c.recv(65536):
+                    pass
+            except OSError:
+                pass
+            c.close()
+
+    def close(self):
+        self.socket.close()
+        for c in self.held:
+            c.close()
+
+
+def chunk(text):
+    data = text.encode()
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def token(text):
+    return json.dumps({"type": "token", "choices": [{"index": 0, "delta": {"content": text}}]}) + "\n"
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+FAKES = {
+    "cut": HEAD + chunk(token("Hel")) + chunk(token("lo")) + b"400\r\n{\"type\": \"token\"",
+    "short": HEAD + chunk(token("Hel")) + b"0\r\n\r\n",
+    "broken": HEAD + chunk(token("Hel")) + chunk(json.dumps({"type": "error", "error": {"message": "no memory"}}) + "\n") + b"0\r\n\r\n",
+    "garbage": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "silent": None,
+}
+
+
+def settings_chunk(settings):
+    return "".join("NeuroScopeTest settings at: '%s' put: '%s'!\n" % item for item in settings.items())
+
+
+def run_gst(settings, folder):
+    boot = os.path.join(folder, "boot.st")
+    with open(boot, "w") as f:
+        f.write(settings_chunk(settings) + GST_BOOT)
+    files = [package(p) for p in DIALECTS["gst"] if os.path.exists(package(p))]
+    done = subprocess.run([RUN, FOLDER, "gst", "-g", "-I", os.path.join(FOLDER, "gst.im"), "--no-user-files"] + files + [boot],
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT_S, env=dict(os.environ, HOME=folder))
+    return done.stdout.decode("utf-8", "replace")
+
+
+def run_squeak(settings, folder):
+    sources = [read(p) for p in DIALECTS["squeak"] if os.path.exists(package(p))] + [settings_chunk(settings)]
+    with open(os.path.join(folder, "bundle.st"), "w", encoding="utf-8") as f:
+        f.write("\n".join(sources).replace("\n", "\r"))
+    with open(os.path.join(folder, "boot.st"), "w") as f:
+        f.write(SQUEAK_BOOT.replace("\n", "\r"))
+    env = dict(os.environ, HOME=folder, SQUEAK_USERDIR=folder, SQUEAK_SECUREDIR=os.path.join(folder, "secure"))
+    try:
+        subprocess.run([RUN, FOLDER, "squeak", os.path.join(folder, "boot.st")], timeout=LIMIT_S, env=env,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        pass  # what it reported until then tells where it stands
+    report = os.path.join(folder, "report.txt")
+    if not os.path.exists(report):
+        return "load: Squeak left no report"
+    with open(report, "rb") as f:
+        return f.read().decode("utf-8", "replace").replace("\r", "\n")
+
+
+RUNNERS = {"gst": run_gst, "squeak": run_squeak}
+REPORTS = {}
+server = None
+
+
+def setUpModule():
+    global server
+    server = harness.Server()
+    fakes = {name: Fake(answer) for name, answer in FAKES.items()}
+    settings = {name: fake.url for name, fake in fakes.items()}
+    settings.update(url="http://127.0.0.1:%d" % server.port, model=server.model)
+    try:
+        for dialect, runner in RUNNERS.items():
+            folder = tempfile.mkdtemp(prefix="glia-smalltalk-")
+            try:
+                REPORTS[dialect] = runner(settings, folder).split("\n")
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for fake in fakes.values():
+            fake.close()
+
+
+def tearDownModule():
+    if server:
+        server.stop()
+
+
+def smalltalk_tests():
+    """[(class, selector)] as they stand in the source."""
+    found = []
+    for part in re.split(r"(?m)^!(?=\w+ methodsFor:)", read("Tests"))[1:]:
+        for selector in re.findall(r"(?m)^(test\w+)$", part):
+            found.append((part.split()[0], selector))
+    return found
+
+
+def make_case(dialect):
+    def check(cls, selector):
+        def test(self):
+            name = "%s>>%s" % (cls, selector)
+            for line in REPORTS[dialect]:
+                if line == "ok " + name:
+                    return
+                if line.startswith("not ok " + name + " "):
+                    self.fail(line)
+            self.fail("%s did not run; the report ends: %s" % (name, REPORTS[dialect][-5:]))
+        return test
+
+    def loads(self):
+        self.assertEqual([line for line in REPORTS[dialect] if line.startswith("load:") or ": expected " in line or "error:" in line], [])
+
+    methods = {"%s_%s" % (selector, cls): check(cls, selector) for cls, selector in smalltalk_tests()}
+    methods["test_a_packages_load"] = loads
+    return type(dialect.capitalize(), (unittest.TestCase,), methods)
+
+
+Gst = make_case("gst")
+Squeak = make_case("squeak")
+
+
+def notes(dialect, start):
+    for line in REPORTS[dialect]:
+        m = re.match(r"note [\w ]+? (%s.*)" % start, line)
+        if m:
+            yield m.group(1)
+
+
+class AgainstCurl(unittest.TestCase):
+    """Numbers that Smalltalk noted, and the same request made here."""
+
+    def request(self):
+        messages = [{"role": "system", "content": "You answer in one short sentence."},
+                    {"role": "user", "content": "Why is the sky blue?"}]
+        status, reply = server.post("/v1/chat/completions/with_activations", {
+            "messages": messages, "max_tokens": 6, "temperature": 0, "activation_format": {"encoding": "base64"},
+            "activation_hooks": [{"layer": "transformer.h.5", "component": "residual"},
+                                 {"layer": "transformer.h.10", "component": "attention"}]})
+        self.assertEqual(status, 200)
+        return reply
+
+    def check(self, dialect):
+        reply = self.request()
+        self.assertEqual([json.loads(t[len("text "):]) for t in notes(dialect, "text ")], [reply["completion"]])
+        for name, key in (("residual", "transformer.h.5"), ("attention", "transformer.h.10")):
+            entry = reply["activations"][key][0]
+            raw = harness.base64.b64decode(entry["data"])
+            x = struct.unpack("<%df" % (len(raw) // 4), raw)
+            (line,) = list(notes(dialect, "value " + name))
+            shape, *numbers = line.split(" ")[2:]
+            self.assertEqual(json.loads(shape), entry["shape"])
+            numbers = [float(n) for n in numbers]
+            mean = math.fsum(x) / len(x)
+            expected = [mean, math.sqrt(math.fsum((v - mean) ** 2 for v in x) / len(x)),
+                        math.sqrt(math.fsum(v * v for v in x)), max(x)]
+            for got, want in zip(numbers[:4], expected):
+                self.assertAlmostEqual(got, want, delta=1e-9 * max(1, abs(want)))
+            self.assertEqual(numbers[4:], list(x[::len(x) // 40]))  # exactly
+            self.assertGreaterEqual(len(numbers), 44)
+
+    def test_gnu_smalltalk_reads_the_same_numbers(self):
+        self.check("gst")
+
+    def test_squeak_reads_the_same_numbers(self):
+        self.check("squeak")
+
+
+class Sources(unittest.TestCase):
+    """What a dialect would stumble over only when that line is filed in."""
+
+    def test_chunks_hold_no_stray_marks(self):
+        for path in glob.glob(os.path.join(CLIENT, "*.st")):
+            with open(path, encoding="utf-8") as f:
+                text = f.read()
+            self.assertTrue(text.isascii(), path)
+            bare = re.sub(r"\"[^\"]*\"|'(?:[^']|'')*'|\$.", " ", text)
+            self.assertNotIn("_", bare, "%s: an underscore outside of strings is an assignment in old images" % path)
+            for n, line in enumerate(text.split("\n"), 1):
+                self.assertNotIn("!", line.rstrip("! ").lstrip("!"), "%s:%d: a chunk ends here" % (path, n))
+
+    def test_every_test_class_is_in_the_runner(self):
+        names = set(re.findall(r"#(\w+Test)\b", read("Tests").split("NSTestRunner class methodsFor")[1]))
+        self.assertEqual({cls for cls, _ in smalltalk_tests()} - names, set())
+
+
+if __name__ == "__main__":
+    harness.need(harness.MODEL)
+    if not os.path.exists(os.path.join(FOLDER, "gst.im")):
+        print("skip: no Smalltalk in %s: make smalltalk says why" % FOLDER)
+        sys.exit(77)
+    result = unittest.main(exit=False).result
+    for dialect, lines in REPORTS.items():
+        for line in lines:
+            if re.match(r"note .* ms$|.* passed, \d+ failed$", line):
+                print(line if "passed" not in line else "smalltalk: " + line.replace(" passed", " tests passed"))
+    sys.exit(0 if result.wasSuccessful() else 1)
