@@ -1,40 +1,45 @@
-/* api/app.h — what all handlers share: the loaded models and the route table.
+/* api/app.h — what all handlers share: the models, the tasks and the route table.
  *
- * Owns the list of models; written by the thread that loads them, read by HTTP threads (locked).  A model stays open
- * until the HTTP server has stopped.  Later this list becomes a registry that loads and unloads by itself. */
+ * Owns the registry of models (models/registry.h), the catalogue of their files and the tasks.  Any thread. */
 #ifndef GLIA_API_APP_H
 #define GLIA_API_APP_H
 #include "api/tasks.h"
 #include "glia.h"
 #include "http/http.h"
-#include <pthread.h>
-
-enum { GLIA_APP_MODELS = 16 };
+#include "models/registry.h"
+#include <stdatomic.h>
 
 typedef struct glia_app {
-    pthread_mutex_t lock;
-    glia_model *models[GLIA_APP_MODELS]; /* the first one is the default */
-    size_t holds[GLIA_APP_MODELS];       /* by requests and tasks that use it */
-    size_t n_models;
-    bool loading;     /* the first model is on its way: answer 503, not 404 */
-    glia_capture_memory *capture_memory; /* shared by the models; set before the server starts, or NULL */
-    glia_tasks *tasks; /* made by init; NULL: there was no memory */
-    const char *assets; /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
-    struct glia_history *history; /* conversations that replies go on from (history.h); NULL: there was no memory */
-    size_t max_reply; /* bytes of one whole (not streamed) reply; 0: 1 GiB */
+    glia_registry *models;
+    glia_catalogue *catalogue;
+    glia_capture_memory *capture_memory; /* shared by the models */
+    glia_tasks *tasks;
+    atomic_bool started; /* before, a model on its way is answered with 503: whoever starts the server does not wait */
+    const char *assets;  /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
+    struct glia_history *history; /* conversations that replies go on from (history.h) */
+    glia_store *store;   /* set before the server starts, or NULL: no runs are kept */
+    size_t max_reply;    /* bytes of one whole (not streamed) reply; 0: 1 GiB */
 } glia_app;
 
-void glia_app_init(glia_app *app);
-void glia_app_clear(glia_app *app); /* closes the models */
-glia_status glia_app_add(glia_app *app, glia_model *take, glia_err *err);
-void glia_app_set_loading(glia_app *app, bool loading);
+typedef struct glia_app_params {
+    glia_registry_params models;   /* catalogue and capture memory are made here */
+    const char *const *model_dirs; /* [n_model_dirs] none: those of glia_catalogue_default_dirs */
+    size_t n_model_dirs;
+    size_t capture_bytes;          /* 0: 2 GiB */
+} glia_app_params;
+
+/* EINVAL: an alias.  ENOMEM. */
+glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err);
+void glia_app_clear(glia_app *app); /* ends the tasks, closes the models */
 
 /* The model a request names; id NULL: the default one.  Held until glia_app_release: it stays open at least so long.
- * EMODEL: no such model (the message names those there are).  EUNAVAILABLE: still loading. */
+ * A model that is only in a folder was loaded by glia_app_before, when that is allowed.
+ * EMODEL: no such model (the message names those there are).  EUNAVAILABLE: still loading, or none is loaded. */
 glia_status glia_app_find(glia_app *app, const char *id, glia_model **out, glia_err *err);
 void glia_app_release(glia_app *app, glia_model *m); /* NULL is fine */
-/* Up to cap models, in order; returns how many. */
-size_t glia_app_list(glia_app *app, glia_model **out, size_t cap, bool *loading);
+
+/* `before` of glia_http_params: a request whose body names a model that is not loaded waits here until it is. */
+void glia_app_before(void *app, glia_http_request *rq);
 
 /* What an API key may do. */
 #define GLIA_SCOPE_MAP(X)                                                                                              \

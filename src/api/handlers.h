@@ -23,6 +23,21 @@ void glia_on_lms_v1_chat(void *ud, glia_http_request *rq);
 /* models.c */
 void glia_on_models(void *ud, glia_http_request *rq);
 void glia_on_model(void *ud, glia_http_request *rq);
+/* scope_models.c */
+void glia_on_models_available(void *ud, glia_http_request *rq);
+void glia_on_scope_load(void *ud, glia_http_request *rq);
+void glia_on_scope_models(void *ud, glia_http_request *rq);
+void glia_on_scope_model(void *ud, glia_http_request *rq);
+/* lms_models.c */
+void glia_on_v0_models(void *ud, glia_http_request *rq);
+void glia_on_v0_model(void *ud, glia_http_request *rq);
+void glia_on_v1_models(void *ud, glia_http_request *rq);
+void glia_on_lms_greeting(void *ud, glia_http_request *rq);
+void glia_on_lms_status(void *ud, glia_http_request *rq);
+/* model_load.c */
+void glia_on_v1_load(void *ud, glia_http_request *rq);
+void glia_on_v1_unload(void *ud, glia_http_request *rq);
+void glia_on_v1_estimate(void *ud, glia_http_request *rq);
 void glia_on_hooks(void *ud, glia_http_request *rq);
 /* tokens.c */
 void glia_on_tokenize(void *ud, glia_http_request *rq);

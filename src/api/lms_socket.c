@@ -62,15 +62,15 @@ void glia_add_lms_error(glia_buf *b, glia_app *app, const glia_err *err) {
     glia_json_add_cstr(b, err->param[0] ? err->param : NULL);
     glia_buf_adds(b, "}");
     if (err->status == GLIA_EMODEL) {
-        glia_model *models[GLIA_APP_MODELS];
-        size_t n = glia_app_list(app, models, GLIA_APP_MODELS, NULL);
+        glia_instances *l = NULL;
+        (void)glia_registry_list(app->models, &l, NULL);
+        size_t n = l ? l->n : 0;
         glia_buf_adds(b, ",\"displayData\":{\"code\":\"generic.noModelMatchingQuery\",\"query\":{},\"loadedModelsSample\":[");
         for (size_t i = 0; i < n && i < 10; i++) {
-            glia_model_info info;
-            glia_model_get_info(models[i], &info);
             if (i) glia_buf_adds(b, ",");
-            glia_json_add_cstr(b, info.id);
+            glia_json_add_cstr(b, l->items[i].id);
         }
+        glia_instances_free(app->models, l);
         glia_buf_addf(b, "],\"totalLoadedModels\":%zu}", n);
     }
     glia_buf_adds(b, "}");

@@ -77,37 +77,44 @@ static const struct {
     {"glia_model_requests_waiting", "gauge", "Requests in the queue."},
 };
 
-static void add_models(glia_buf *b, glia_app *app) {
-    glia_model *models[GLIA_APP_MODELS];
-    uint64_t values[GLIA_APP_MODELS][N_MODEL_METRICS];
+static uint64_t model_metric(const glia_model *m, size_t k) {
+    glia_activity a;
     glia_model_info info;
-    size_t n = glia_app_list(app, models, GLIA_APP_MODELS, NULL);
-    for (size_t i = 0; i < n; i++) {
-        glia_activity a;
-        glia_model_activity(models[i], &a);
-        glia_model_get_info(models[i], &info);
-        const uint64_t v[N_MODEL_METRICS] = {a.requests,
-                                             a.finished,
-                                             a.passes,
-                                             a.prompt_tokens,
-                                             a.cached_tokens,
-                                             a.restored_tokens,
-                                             a.prompt_cache_bytes,
-                                             a.generated_tokens,
-                                             (uint64_t)info.n_parallel,
-                                             (uint64_t)a.n_busy,
-                                             (uint64_t)a.n_waiting};
-        for (size_t k = 0; k < N_MODEL_METRICS; k++) values[i][k] = v[k];
+    glia_model_activity(m, &a);
+    glia_model_get_info(m, &info);
+    const uint64_t v[N_MODEL_METRICS] = {a.requests,         a.finished,      a.passes,
+                                         a.prompt_tokens,    a.cached_tokens, a.restored_tokens,
+                                         a.prompt_cache_bytes, a.generated_tokens,
+                                         (uint64_t)info.n_parallel, (uint64_t)a.n_busy, (uint64_t)a.n_waiting};
+    return v[k];
+}
+
+static void add_models(glia_buf *b, glia_app *app) {
+    glia_instances *l;
+    if (glia_registry_list(app->models, &l, NULL)) {
+        b->failed = true;
+        return;
     }
     for (size_t k = 0; k < N_MODEL_METRICS; k++) {
         family(b, model_metrics[k].name, model_metrics[k].type, model_metrics[k].help);
-        for (size_t i = 0; i < n; i++) {
-            glia_model_get_info(models[i], &info);
+        for (size_t i = 0; i < l->n; i++) {
+            if (!l->items[i].model) continue;
             glia_buf_addf(b, "%s{model=\"", model_metrics[k].name);
-            add_value(b, info.id);
-            glia_buf_addf(b, "\"} %llu\n", (unsigned long long)values[i][k]);
+            add_value(b, l->items[i].id);
+            glia_buf_addf(b, "\"} %llu\n", (unsigned long long)model_metric(l->items[i].model, k));
         }
     }
+    family(b, "glia_model_loading", "gauge", "Models that are being loaded.");
+    size_t n_loading = 0;
+    for (size_t i = 0; i < l->n; i++) n_loading += l->items[i].state == GLIA_LOAD_LOADING;
+    glia_buf_addf(b, "glia_model_loading %zu\n", n_loading);
+    family(b, "glia_model_memory_bytes", "gauge", "Memory that a model was estimated to take.");
+    for (size_t i = 0; i < l->n; i++) {
+        glia_buf_adds(b, "glia_model_memory_bytes{model=\"");
+        add_value(b, l->items[i].id);
+        glia_buf_addf(b, "\"} %llu\n", (unsigned long long)l->items[i].footprint.total);
+    }
+    glia_instances_free(app->models, l);
 }
 
 static void add_capture(glia_buf *b, const glia_capture_memory *m) {

@@ -1,7 +1,9 @@
-/* api/models.c — what is loaded, and what of it can be hooked.  HTTP threads. */
+/* api/models.c — the models that requests can name, and what of them can be hooked.  HTTP threads. */
 #include "api/handlers.h"
 #include "api/json.h"
+#include "api/model_view.h"
 #include "base/err.h"
+#include <string.h>
 
 void glia_add_model(glia_buf *b, const glia_model *m, bool current) {
     glia_model_info i;
@@ -31,36 +33,115 @@ void glia_add_model(glia_buf *b, const glia_model *m, bool current) {
 }
 
 /* One list under two names: OpenAI clients read data, NeuroScope's read models. */
-void glia_on_models(void *ud, glia_http_request *rq) {
-    glia_model *models[GLIA_APP_MODELS];
-    size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, NULL);
-    glia_buf list = {0}, b = {0};
-    for (size_t i = 0; i < n; i++) {
-        if (i) glia_buf_adds(&list, ",");
-        glia_add_model(&list, models[i], i == 0);
+/* One that is only a file yet, under a name (its key, or an alias).  Whether it gives activations is only known once it
+ * was loaded. */
+static void add_file(glia_buf *b, const glia_model_file *f, const char *id, const char *status) {
+    char size[32];
+    glia_gguf_size_text(&f->head, f->n_params, size);
+    glia_buf_adds(b, "{\"id\":");
+    glia_json_add_cstr(b, id);
+    glia_buf_adds(b, ",\"model_id\":");
+    glia_json_add_cstr(b, id);
+    glia_buf_addf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":", (long long)f->mtime);
+    glia_json_add_cstr(b, f->publisher[0] ? f->publisher : "glia");
+    glia_buf_addf(b, ",\"status\":\"%s\",\"supports_activations\":null,\"is_current\":false,\"arch\":", status);
+    glia_json_add_cstr(b, f->head.arch);
+    glia_buf_adds(b, ",\"description\":");
+    glia_json_add_cstr(b, f->head.name[0] ? f->head.name : NULL);
+    glia_buf_addf(b, ",\"n_layer\":%llu,\"n_embd\":%llu,\"max_context_length\":%llu,\"n_params\":%llu",
+                  (unsigned long long)f->head.n_layer, (unsigned long long)f->head.n_embd,
+                  (unsigned long long)f->head.n_ctx_train, (unsigned long long)f->n_params);
+    glia_buf_addf(b, ",\"size_bytes\":%llu,\"quantization\":\"%s\",\"has_chat_template\":%s",
+                  (unsigned long long)f->bytes, glia_gguf_quant(&f->head), f->head.chat_template ? "true" : "false");
+    if (f->problem) {
+        glia_buf_adds(b, ",\"problem\":");
+        glia_json_add_cstr(b, f->problem);
     }
-    glia_buf_addf(&b, "{\"object\":\"list\",\"data\":[%s],\"models\":[%s],\"current_model\":", list.p ? list.p : "",
-                  list.p ? list.p : "");
-    glia_model_info info = {0};
-    if (n) glia_model_get_info(models[0], &info);
-    glia_json_add_cstr(&b, info.id);
-    glia_buf_adds(&b, "}\n");
-    if (list.failed) b.failed = true;
-    glia_buf_clear(&list);
-    glia_reply_json(rq, &b);
+    glia_buf_adds(b, "}");
 }
 
-void glia_on_model(void *ud, glia_http_request *rq) {
-    glia_model *m, *first;
+static const char *status_of(const glia_instance *i) {
+    if (!i) return "not-loaded";
+    return i->state == GLIA_LOAD_LOADING ? "loading" : i->state == GLIA_LOAD_READY ? "loaded" : "unloading";
+}
+
+static void comma(glia_buf *b) {
+    if (b->n) glia_buf_adds(b, ",");
+}
+
+/* Loaded ones first, the default one at the head; with just-in-time loading the rest of the folders, and aliases. */
+static void add_all(glia_buf *b, const glia_view_models *v) {
+    const glia_registry_params *p = glia_registry_get_params(v->app->models);
+    const glia_instance *current = glia_view_current(v);
+    for (size_t i = 0; i < v->instances->n; i++) {
+        const glia_instance *in = &v->instances->items[i];
+        if (in->state != GLIA_LOAD_READY) continue;
+        comma(b);
+        glia_add_model(b, in->model, in == current);
+    }
+    for (size_t i = 0; p->jit && i < v->files->n; i++) {
+        if (v->seen[i].instance && v->seen[i].instance->state == GLIA_LOAD_READY) continue;
+        comma(b);
+        add_file(b, v->seen[i].file, v->seen[i].file->key, status_of(v->seen[i].instance));
+    }
+    for (size_t i = 0; i < p->n_aliases; i++) {
+        const glia_instance *in;
+        const glia_model_file *f;
+        const char *name, *model = glia_registry_alias(v->app->models, i, &name);
+        glia_err err;
+        if (glia_view_find(v, model, &in, &f, &err) || (!p->jit && (!in || in->state != GLIA_LOAD_READY))) continue;
+        comma(b);
+        add_file(b, f, name, status_of(in));
+    }
+}
+
+void glia_on_models(void *ud, glia_http_request *rq) {
+    glia_view_models v;
     glia_err err;
-    if (glia_app_find(ud, glia_http_param(rq, "id"), &m, &err)) {
+    if (glia_view_open(&v, ud, &err)) {
         (void)glia_http_reply_error(rq, &err);
         return;
     }
+    glia_buf list = {0}, b = {0};
+    add_all(&list, &v);
+    glia_buf_addf(&b, "{\"object\":\"list\",\"data\":[%s],\"models\":[%s],\"current_model\":", list.p ? list.p : "",
+                  list.p ? list.p : "");
+    const glia_instance *current = glia_view_current(&v);
+    glia_json_add_cstr(&b, current ? current->id : NULL);
+    glia_buf_adds(&b, "}\n");
+    if (list.failed) b.failed = true;
+    glia_buf_clear(&list);
+    glia_view_clear(&v);
+    glia_reply_json(rq, &b);
+}
+
+/* A loaded one under any of its names, else its file. */
+void glia_on_model(void *ud, glia_http_request *rq) {
+    const char *id = glia_http_param(rq, "id");
+    glia_view_models v;
+    glia_model *m;
+    glia_err err;
     glia_buf b = {0};
-    (void)glia_app_list(ud, &first, 1, NULL);
-    glia_add_model(&b, m, m == first);
-    glia_app_release(ud, m);
+    if (glia_view_open(&v, ud, &err)) {
+        (void)glia_http_reply_error(rq, &err);
+        return;
+    }
+    if (!glia_app_find(ud, id, &m, &err)) {
+        const glia_instance *current = glia_view_current(&v);
+        glia_add_model(&b, m, current && current->model == m);
+        glia_app_release(ud, m);
+    } else {
+        const glia_instance *in;
+        const glia_model_file *f;
+        glia_err why;
+        if (glia_view_find(&v, glia_registry_unalias(v.app->models, id), &in, &f, &why)) {
+            (void)glia_http_reply_error(rq, &err);
+            glia_view_clear(&v);
+            return;
+        }
+        add_file(&b, f, id, status_of(in));
+    }
+    glia_view_clear(&v);
     glia_buf_adds(&b, "\n");
     glia_reply_json(rq, &b);
 }

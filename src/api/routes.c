@@ -9,8 +9,20 @@ static const glia_http_route routes[] = {
     {"GET", "/health", glia_on_health, "Whether the server is up and which models are ready", true, GLIA_SCOPE_READ},
     {"GET", "/metrics", glia_on_metrics, "What the server has done so far, for Prometheus", false, GLIA_SCOPE_ADMIN},
     {"GET", "/openapi.json", glia_on_openapi, "This description", true, GLIA_SCOPE_READ},
-    {"GET", "/v1/models", glia_on_models, "Loaded models", false, GLIA_SCOPE_READ},
-    {"GET", "/v1/models/{id...}", glia_on_model, "One loaded model", false, GLIA_SCOPE_READ},
+    {"GET", "/v1/models", glia_on_models, "Models that can be named in requests", false, GLIA_SCOPE_READ},
+    {"GET", "/v1/models/{id...}", glia_on_model, "One of them", false, GLIA_SCOPE_READ},
+    {"GET", "/v1/models/available", glia_on_models_available, "Files in the model folders, as NeuroScope asks", false, GLIA_SCOPE_READ},
+    {"POST", "/v1/models/load", glia_on_scope_load, "Load a model by path or name, as NeuroScope asks", false, GLIA_SCOPE_ADMIN},
+    {"GET", "/models", glia_on_scope_models, "Models in short", false, GLIA_SCOPE_READ},
+    {"GET", "/models/{id...}", glia_on_scope_model, "One of them in short", false, GLIA_SCOPE_READ},
+    {"GET", "/api/v0/models", glia_on_v0_models, "Models in the folders with their state (LM Studio v0)", false, GLIA_SCOPE_READ},
+    {"GET", "/api/v0/models/{id...}", glia_on_v0_model, "One of them", false, GLIA_SCOPE_READ},
+    {"GET", "/api/v1/models", glia_on_v1_models, "Models in the folders with their loaded instances (LM Studio v1)", false, GLIA_SCOPE_READ},
+    {"POST", "/api/v1/models/load", glia_on_v1_load, "Load a model and wait until it is ready", false, GLIA_SCOPE_ADMIN},
+    {"POST", "/api/v1/models/unload", glia_on_v1_unload, "Unload an instance once nobody uses it", false, GLIA_SCOPE_ADMIN},
+    {"POST", "/api/v1/models/estimate", glia_on_v1_estimate, "Memory that loading a model would take", false, GLIA_SCOPE_READ},
+    {"GET", "/lmstudio-greeting", glia_on_lms_greeting, "What LM Studio's clients look for", true, GLIA_SCOPE_READ},
+    {"GET", "/lms-status", glia_on_lms_status, "The same, with the version", true, GLIA_SCOPE_READ},
     {"GET", "/api/v1/models/{id}/hooks", glia_on_hooks, "Points × layers of a model: grade, width, reason", false, GLIA_SCOPE_READ},
     {"POST", "/v1/chat/completions", glia_on_chat, "Chat completion; activation_hooks are taken too", false, GLIA_SCOPE_INFER},
     {"POST", "/v1/chat/completions/with_activations", glia_on_chat_activations,
@@ -80,20 +92,26 @@ void glia_reply_json(glia_http_request *rq, glia_buf *b) {
     (void)glia_http_reply_error(rq, &err);
 }
 
+static bool add_model_line(glia_buf *b, const glia_instance *i) {
+    glia_model_info info;
+    if (!i->model) return false;
+    glia_model_get_info(i->model, &info);
+    glia_buf_addf(b, "  model  %s (%s, %d layers, context %d)\n", info.id, info.arch, (int)info.n_layer, (int)info.n_ctx);
+    return true;
+}
+
 void glia_on_greeting(void *ud, glia_http_request *rq) {
-    glia_model *models[GLIA_APP_MODELS];
-    bool loading;
-    size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, &loading);
+    glia_app *app = ud;
+    glia_instances *l;
+    size_t n = 0;
     glia_buf b = {0};
     glia_buf_addf(&b, "Glia %s: local language models over HTTP, with real activations per request.\n\n",
                   glia_version());
-    for (size_t i = 0; i < n; i++) {
-        glia_model_info info;
-        glia_model_get_info(models[i], &info);
-        glia_buf_addf(&b, "  model  %s (%s, %d layers, context %d)\n", info.id, info.arch, (int)info.n_layer,
-                      (int)info.n_ctx);
+    if (!glia_registry_list(app->models, &l, NULL)) {
+        for (size_t i = 0; i < l->n; i++) n += add_model_line(&b, &l->items[i]);
+        glia_instances_free(app->models, l);
     }
-    if (!n) glia_buf_adds(&b, loading ? "  the model is still loading\n" : "  no model is loaded\n");
+    if (!n) glia_buf_adds(&b, atomic_load(&app->started) ? "  no model is loaded\n" : "  the model is still loading\n");
     glia_buf_adds(&b, "\n");
     for (const glia_http_route *r = routes; r->method; r++)
         glia_buf_addf(&b, "  %-5s %-46s %s\n", r->method, r->pattern, r->summary);
@@ -118,22 +136,27 @@ static void add_capture_memory(glia_buf *b, const glia_capture_memory *m) {
 
 void glia_on_health(void *ud, glia_http_request *rq) {
     glia_app *app = ud;
-    glia_model *models[GLIA_APP_MODELS];
-    bool loading;
-    size_t n = glia_app_list(ud, models, GLIA_APP_MODELS, &loading);
-    glia_buf b = {0};
-    glia_buf_addf(&b, "{\"status\":\"%s\",\"service\":\"glia\",\"version\":\"%s\",\"llama_cpp\":",
-                  n || !loading ? "healthy" : "loading", glia_version());
-    glia_json_add_cstr(&b, glia_llama_version());
-    glia_buf_adds(&b, ",\"models\":[");
-    for (size_t i = 0; i < n; i++) {
-        glia_model_info info;
-        glia_model_get_info(models[i], &info);
-        if (i) glia_buf_adds(&b, ",");
-        glia_json_add_cstr(&b, info.id);
+    glia_instances *l;
+    glia_err err;
+    if (glia_registry_list(app->models, &l, &err)) {
+        (void)glia_http_reply_error(rq, &err);
+        return;
     }
-    glia_buf_adds(&b, "]");
-    if (app->capture_memory) add_capture_memory(&b, app->capture_memory);
+    size_t n = 0;
+    glia_buf b = {0}, ids = {0};
+    for (size_t i = 0; i < l->n; i++) {
+        if (l->items[i].state != GLIA_LOAD_READY) continue;
+        if (n++) glia_buf_adds(&ids, ",");
+        glia_json_add_cstr(&ids, l->items[i].id);
+    }
+    glia_buf_addf(&b, "{\"status\":\"%s\",\"service\":\"glia\",\"version\":\"%s\",\"llama_cpp\":",
+                  n || atomic_load(&app->started) ? "healthy" : "loading", glia_version());
+    glia_json_add_cstr(&b, glia_llama_version());
+    glia_buf_addf(&b, ",\"models\":[%s]", ids.p ? ids.p : "");
+    if (ids.failed) b.failed = true;
+    add_capture_memory(&b, app->capture_memory);
     glia_buf_adds(&b, "}\n");
+    glia_buf_clear(&ids);
+    glia_instances_free(app->models, l);
     glia_reply_json(rq, &b);
 }

@@ -27,15 +27,15 @@ int cli_help(int argc, char **argv);
 
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
-    const char *model, *id, *port_file, *config, *key_file, *assets;
-    flag_list listen, api_keys;
+    const char *model, *id, *port_file, *config, *key_file, *assets, *store;
+    flag_list listen, api_keys, data_dirs, model_dirs, aliases;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
     int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, log_level, log_format; /* indices of choices */
-    size_t memory_limit, capture_bytes, prompt_cache;
-    glia_capture_memory *capture_memory; /* of the server that the models are for; NULL: each its own */
-    bool json, no_atlas_cache;
+    int32_t ttl_s, max_loaded;
+    size_t memory_limit, capture_bytes, memory_budget, prompt_cache, store_limit;
+    bool json, no_atlas_cache, jit, no_jit;
 } cli_options;
 
 enum { CLI_N_FLAGS = 48 };
@@ -48,6 +48,10 @@ void cli_options_log(const cli_options *o);
 /* -- find.c */
 /* A path, or an id in the model folder → a path (malloc'ed).  Prints what is wrong to stderr and answers NULL. */
 char *cli_find_model(const char *name);
+char *cli_find_model_in(const flag_list *dirs, const char *name); /* dirs: none: the default ones */
+bool cli_any_model(const cli_options *o); /* whether there is a model in the folders */
+/* The catalogue of these folders, none: the default ones.  Prints what is wrong and answers NULL. */
+glia_catalogue *cli_catalogue(const flag_list *dirs);
 
 /* -- load.c */
 /* Load with progress on a terminal, and stop when a signal came.  Prints errors. */
@@ -67,6 +71,9 @@ typedef struct cli_server {
 } cli_server;
 /* Listens where o says, with its keys and limits; no model yet. */
 bool cli_server_start(cli_server *s, const cli_options *o);
+/* Load the model at path under the id that o or its file name gives, with progress on a terminal; stops when a signal
+ * came.  Prints errors. */
+glia_status cli_server_load(cli_server *s, const cli_options *o, const char *path);
 /* Replies under way may go on for grace_ms, then they are cancelled. */
 void cli_server_stop(cli_server *s, unsigned grace_ms);
 

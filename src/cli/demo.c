@@ -150,9 +150,14 @@ static void print_curl(const look *l, const char *model, const glia_model_info *
 static int talk(const cli_options *o, cli_server *s, const char *prompt, int max_tokens) {
     look l = {isatty(STDOUT_FILENO) && !getenv("NO_COLOR"), cli_utf8()};
     glia_model_info info;
-    glia_model_get_info(s->app.models[0], &info);
+    glia_model *m;
     glia_buf body = {0}, reply = {0};
     glia_err err;
+    if (glia_app_find(&s->app, NULL, &m, &err)) {
+        (void)cli_print_error(&err);
+        return EXIT_FAILED;
+    }
+    glia_model_get_info(m, &info);
     yyjson_doc *doc = NULL;
     int status = 0, result = EXIT_FAILED;
     make_request(&body, &info, prompt, max_tokens, true);
@@ -185,6 +190,7 @@ static int talk(const cli_options *o, cli_server *s, const char *prompt, int max
     }
     result = EXIT_FINE;
 done:
+    glia_app_release(&s->app, m);
     yyjson_doc_free(doc);
     glia_buf_clear(&body);
     glia_buf_clear(&reply);
@@ -193,12 +199,9 @@ done:
 
 static int run(cli_options *o, const char *path, const char *prompt, int max_tokens) {
     cli_server s;
-    glia_status st;
-    glia_err err;
     o->listen = (flag_list){{"127.0.0.1:0"}, 1};
     if (!cli_server_start(&s, o)) return EXIT_FAILED;
-    glia_model *m = cli_load(o, path, &st);
-    if (!st && (st = glia_app_add(&s.app, m, &err))) (void)cli_print_error(&err);
+    glia_status st = cli_server_load(&s, o, path);
     int status = st == GLIA_ECANCELLED ? EXIT_INTERRUPTED : EXIT_FAILED;
     if (!st) status = talk(o, &s, prompt, max_tokens);
     cli_server_stop(&s, 200);

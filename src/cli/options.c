@@ -13,7 +13,12 @@ static const char *const log_choices[] = {"error", "warning", "info", "debug", N
 static const char *const format_choices[] = {"text", "json", NULL};
 
 void cli_options_init(cli_options *o) {
-    *o = (cli_options){.port = -1, .n_gpu_layers = -1, .grace_s = 5, .prompt_cache = (size_t)1 << 30, .log_level = GLIA_LOG_WARN};
+    *o = (cli_options){.port = -1,
+                       .n_gpu_layers = -1,
+                       .grace_s = 5,
+                       .ttl_s = 3600,
+                       .prompt_cache = (size_t)1 << 30,
+                       .log_level = GLIA_LOG_WARN};
 }
 
 static size_t model_flags(cli_options *o, flag *t) {
@@ -87,6 +92,18 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     t[n++] = (flag){"--parallel", FLAG_INT, &o->n_parallel, "N", "requests computed together (4)", 0, 1024, NULL};
     t[n++] =
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
+    t[n++] = (flag){"--models-dir", FLAG_LIST, &o->model_dirs, "DIR",
+                    "folder of publisher/model/file.gguf, repeatable (GLIA_MODELS)", 0, 0, NULL};
+    t[n++] = (flag){"--alias", FLAG_LIST, &o->aliases, "NAME=MODEL", "another name of a model, repeatable", 0, 0, NULL};
+    t[n++] = (flag){"--jit", FLAG_SWITCH, &o->jit, NULL, "load models of the folders when a request names them (default)",
+                    0, 0, NULL};
+    t[n++] = (flag){"--no-jit", FLAG_SWITCH, &o->no_jit, NULL, "only serve what was loaded by hand", 0, 0, NULL};
+    t[n++] = (flag){"--ttl", FLAG_INT, &o->ttl_s, "SECONDS",
+                    "unload such a model when it was idle so long; 0: never (3600)", 0, 1 << 30, NULL};
+    t[n++] = (flag){"--memory-budget", FLAG_SIZE, &o->memory_budget, "SIZE",
+                    "memory for all models together, e.g. 12G (most of what is free at the start)", 0, 0, NULL};
+    t[n++] = (flag){"--max-loaded", FLAG_INT, &o->max_loaded, "N", "models at once; 0: as many as fit (0)", 0, 1024,
+                    NULL};
     t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)",
                     0,           0,         NULL};
     t[n++] = (flag){"--assets", FLAG_TEXT, &o->assets, "DIR",
@@ -118,7 +135,7 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->memory_limit = o->memory_limit;
     p->atlas_cache = !o->no_atlas_cache;
     p->prompt_cache_bytes = o->prompt_cache ? (int64_t)o->prompt_cache : -1;
-    p->capture_bytes = o->capture_bytes, p->capture_memory = o->capture_memory;
+    p->capture_bytes = o->capture_bytes;
 }
 
 void cli_options_log(const cli_options *o) {

@@ -53,10 +53,19 @@ static bool write_port(const char *path, int port) {
     return ok;
 }
 
-static void say_ready(const cli_options *o, const cli_server *s) {
-    glia_model_info info;
-    glia_model_get_info(s->app.models[0], &info);
+static void add_ports(glia_buf *b, const cli_options *o, const cli_server *s) {
+    for (size_t i = 0; i < o->listen.n; i++) {
+        const char *a = o->listen.items[i], *colon = strrchr(a, ':');
+        glia_buf_addf(b, "%s http://%.*s:%d", i ? "," : "", colon ? (int)(colon - a) : (int)strlen(a), a,
+                      glia_http_port(s->http, i));
+    }
+}
+
+static void say_ready(const cli_options *o, cli_server *s) {
+    glia_model_info info = {0};
+    glia_model *m = NULL;
     glia_buf b = {0};
+    if (!glia_app_find(&s->app, NULL, &m, NULL)) glia_model_get_info(m, &info);
     if (o->json) {
         glia_buf_adds(&b, "{\"event\":\"ready\",\"model\":");
         glia_json_add_cstr(&b, info.id);
@@ -64,30 +73,25 @@ static void say_ready(const cli_options *o, const cli_server *s) {
         for (size_t i = 0; i < o->listen.n; i++) glia_buf_addf(&b, i ? ",%d" : "%d", glia_http_port(s->http, i));
         glia_buf_adds(&b, "]}");
     } else {
-        glia_buf_addf(&b, "glia: serving %s on", info.id);
-        for (size_t i = 0; i < o->listen.n; i++) {
-            const char *a = o->listen.items[i], *colon = strrchr(a, ':');
-            glia_buf_addf(&b, "%s http://%.*s:%d", i ? "," : "", colon ? (int)(colon - a) : (int)strlen(a), a,
-                          glia_http_port(s->http, i));
-        }
+        glia_buf_addf(&b, "glia: serving %s on", m ? info.id : "the models of the model folders");
+        add_ports(&b, o, s);
     }
     puts(b.p ? b.p : "glia: ready");
     (void)fflush(stdout);
     if (info.hooks_refused) fprintf(stderr, "glia: warning: no activations from this model: %s\n", info.hooks_refused);
     glia_buf_clear(&b);
+    glia_app_release(&s->app, m);
 }
 
-/* Port first, model second: an address in use is told before a long load, and clients that come early get 503. */
-static int serve(cli_options *o, const char *path) {
+/* Port first, model second: an address in use is told before a long load, and clients that come early get 503.
+ * path NULL: models are loaded when they are asked for. */
+static int serve(const cli_options *o, const char *path) {
     cli_server s;
     if (!cli_server_start(&s, o)) return EXIT_FAILED;
-    o->capture_memory = s.app.capture_memory;
-    glia_status st;
-    glia_err err;
-    glia_model *m = cli_load(o, path, &st);
-    if (!st && (st = glia_app_add(&s.app, m, &err))) (void)cli_print_error(&err);
+    glia_status st = path ? cli_server_load(&s, o, path) : GLIA_OK;
     if (!st && o->port_file && !write_port(o->port_file, glia_http_port(s.http, 0))) st = GLIA_EIO;
     if (!st) {
+        atomic_store(&s.app.started, true);
         say_ready(o, &s);
         (void)glia_http_notify("READY=1");
         cli_wait_for_stop();
@@ -117,7 +121,7 @@ int cli_serve(int argc, char **argv) {
     if (!flags_parse_all(table, cli_options_flags(&o, true, table), argc, argv, &rest, &wants_help)) return EXIT_USAGE;
     if (wants_help) return help();
     if (!o.model && rest.n == 1) o.model = rest.items[0], rest.n = 0;
-    if (!o.model || rest.n) {
+    if ((!o.model && !cli_any_model(&o)) || rest.n) {
         fprintf(stderr, "glia serve: %s%s\nTry: glia serve --model FILE   (glia serve --help)\n",
                 rest.n ? "unexpected argument " : "which model? --model is missing", rest.n ? rest.items[0] : "");
         return EXIT_USAGE;
@@ -130,8 +134,8 @@ int cli_serve(int argc, char **argv) {
     }
     cli_options_log(&o);
     warn_if_open(&o);
-    char *path = cli_find_model(o.model);
-    if (!path) return EXIT_FAILED;
+    char *path = o.model ? cli_find_model_in(&o.model_dirs, o.model) : NULL;
+    if (o.model && !path) return EXIT_FAILED;
     int status = cli_signals_start() ? serve(&o, path) : EXIT_FAILED;
     glia_free(path);
     return status;

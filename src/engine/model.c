@@ -253,6 +253,11 @@ static void *engine_main(void *arg) {
 
 /* ------------------------------------------------------------------ open and close */
 
+bool glia_has_gpu(void) {
+    (void)pthread_once(&llama_once, start_llama);
+    return llama_supports_gpu_offload();
+}
+
 void glia_model_params_init(glia_model_params *p) { *p = (glia_model_params){0}; }
 
 static glia_status resolve(glia_model_params *p, glia_err *err) {

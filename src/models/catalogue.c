@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,7 +40,7 @@ static int64_t now_ms(void) {
 
 /* ------------------------------------------------------------------ lists */
 
-static void clear_item(glia_model_file *f) {
+void glia_model_file_clear(glia_model_file *f) {
     glia_free(f->key);
     glia_free(f->base);
     glia_free(f->publisher);
@@ -48,12 +49,49 @@ static void clear_item(glia_model_file *f) {
     glia_free(f->path);
     glia_free(f->mmproj);
     glia_free(f->problem);
+    *f = (glia_model_file){0};
+}
+
+static bool is_whole(const glia_model_file *f) {
+    return f->key && f->base && f->publisher && f->folder && f->file && f->path;
+}
+
+static glia_status whole_or_nothing(glia_model_file *f, glia_err *err) {
+    if (is_whole(f)) return GLIA_OK;
+    glia_model_file_clear(f);
+    return glia_fail(err, GLIA_ENOMEM, "out of memory for a model's file");
+}
+
+glia_status glia_model_file_copy(glia_model_file *out, const glia_model_file *f, glia_err *err) {
+    *out = *f;
+    out->key = glia_strdup(f->key), out->base = glia_strdup(f->base);
+    out->publisher = glia_strdup(f->publisher), out->folder = glia_strdup(f->folder);
+    out->file = glia_strdup(f->file), out->path = glia_strdup(f->path);
+    out->mmproj = glia_strdup(f->mmproj), out->problem = glia_strdup(f->problem);
+    return whole_or_nothing(out, err);
+}
+
+glia_status glia_model_file_of_path(glia_model_file *out, const char *path, glia_err *err) {
+    struct stat sb;
+    *out = (glia_model_file){0};
+    glia_status st = glia_gguf_read(&out->head, path, err);
+    if (st) return st;
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t n = strlen(name);
+    n = n > 5 && !strcasecmp(name + n - 5, ".gguf") ? n - 5 : n;
+    out->key = glia_strndup(name, n), out->base = glia_strndup(name, n), out->folder = glia_strndup(name, n);
+    out->publisher = glia_strdup(""), out->file = glia_strdup(name), out->path = glia_strdup(path);
+    bool seen = !stat(path, &sb);
+    out->bytes = seen ? (uint64_t)sb.st_size : out->head.tensor_bytes, out->mtime = seen ? (int64_t)sb.st_mtime : 0;
+    out->weight_bytes = out->head.tensor_bytes, out->n_params = out->head.n_params;
+    out->n_parts = 1, out->selected = true, out->n_variants = 1;
+    return whole_or_nothing(out, err);
 }
 
 void glia_models_unref(const glia_models *m) {
     list *l = (list *)(uintptr_t)m;
     if (!l || atomic_fetch_sub(&l->refs, 1) > 1) return;
-    for (size_t i = 0; i < l->pub.n; i++) clear_item(&l->items[i]);
+    for (size_t i = 0; i < l->pub.n; i++) glia_model_file_clear(&l->items[i]);
     glia_free(l);
 }
 
@@ -87,7 +125,7 @@ static void set_problem(glia_model_file *f, const char *text) {
 static void add_parts(glia_model_file *f, const glia_scan *s, const glia_scan_file *first) {
     char text[96];
     f->bytes = first->bytes, f->weight_bytes = first->head.tensor_bytes, f->n_params = first->head.n_params;
-    f->n_parts = first->n_parts;
+    f->n_parts = first->n_parts, f->mtime = first->mtime_ns / 1000000000;
     for (size_t part = 2; part <= first->n_parts; part++) {
         const glia_scan_file *p = glia_scan_part(s, first, part);
         if (!p || p->bad) {

@@ -25,6 +25,7 @@ typedef struct glia_model_file {
     glia_gguf head;  /* of the first part */
     uint64_t bytes, weight_bytes, n_params; /* of all parts */
     uint64_t n_parts;
+    int64_t mtime; /* of the (first) file, seconds since 1970 */
     bool selected; /* of the variants of base, the one that base means */
     size_t n_variants;
 } glia_model_file;
@@ -49,6 +50,12 @@ void glia_models_unref(const glia_models *m); /* NULL is fine */
 /* The file a name means, without regard to case: key, base, publisher/model, publisher/model/file, file name with or
  * without ".gguf", path.  NULL with ENOTFOUND, or EINVAL when several could be meant (the message lists them). */
 const glia_model_file *glia_models_find(const glia_models *m, const char *name, glia_err *err);
+
+/* A copy of its own; a file that no folder knows (its key is its name without ".gguf").  ENOMEM, or what glia_gguf_read
+ * says. */
+glia_status glia_model_file_copy(glia_model_file *out, const glia_model_file *f, glia_err *err);
+glia_status glia_model_file_of_path(glia_model_file *out, const char *path, glia_err *err);
+void glia_model_file_clear(glia_model_file *f);
 
 /* $GLIA_MODELS, else .deps/models and the user's data folder: at most cap paths, freed with glia_free.  The first is
  * where new models go. */

@@ -22,8 +22,9 @@ typedef struct instance {
     struct instance *next; /* in the order they were asked for */
     glia_registry *r;
     size_t refs; /* of the registry's list, the loader, watches and listings */
-    char *id, *key, *path, *real; /* real: the path without links, what makes two names one file */
-    glia_model_params params;     /* path and id point at the strings above */
+    char *id, *real;      /* real: the path without links, what makes two names one file */
+    glia_model_file file; /* its own copy */
+    glia_model_params params;     /* path and id point at strings above */
     glia_footprint footprint;
     uint64_t n_ctx_default;       /* what n_ctx 0 means for this file; 0: unknown */
 
@@ -61,9 +62,8 @@ struct glia_registry {
 
 /* What a name stands for, before anything of it is loaded. */
 typedef struct target {
-    char *key, *path, *real;
-    glia_gguf head;
-    uint64_t weight_bytes;
+    glia_model_file file;
+    char *real;
 } target;
 
 int64_t models_now_ms(void); /* monotonic */

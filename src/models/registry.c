@@ -34,9 +34,8 @@ void registry_wait_locked(glia_registry *r, int64_t until_ms) {
 void instance_unref_locked(instance *in) {
     if (--in->refs) return;
     glia_free(in->id);
-    glia_free(in->key);
-    glia_free(in->path);
     glia_free(in->real);
+    glia_model_file_clear(&in->file);
     glia_free(in);
 }
 
@@ -67,7 +66,7 @@ bool instance_evictable(const instance *in) { return in->jit || in->ttl_ms > 0; 
 
 static bool is_usable(const instance *in) { return in->state <= GLIA_LOAD_READY; }
 
-static const char *alias_of(const glia_registry *r, const char *name) {
+const char *glia_registry_unalias(const glia_registry *r, const char *name) {
     for (size_t i = 0; name && i < r->params.n_aliases; i++) {
         if (!strcmp(r->aliases[i].name, name)) return r->aliases[i].model;
     }
@@ -95,8 +94,7 @@ static instance *find_file_locked(glia_registry *r, const char *real) {
 /* ------------------------------------------------------------------ targets */
 
 static void clear_target(target *t) {
-    glia_free(t->key);
-    glia_free(t->path);
+    glia_model_file_clear(&t->file);
     glia_free(t->real);
     *t = (target){0};
 }
@@ -107,32 +105,22 @@ static char *real_of(const char *path) {
     return p;
 }
 
-static char *stem_of(const char *path) {
-    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
-    size_t n = strlen(base);
-    return glia_strndup(base, n > 5 && !strcasecmp(base + n - 5, ".gguf") ? n - 5 : n);
+static glia_status finish_target(target *t, glia_status st, glia_err *err) {
+    if (!st && !(t->real = real_of(t->file.path))) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
+    if (st) clear_target(t);
+    return st;
 }
 
 static glia_status target_of_file(target *t, const glia_model_file *f, glia_err *err) {
     if (f->problem) {
         return glia_fail_at(err, GLIA_EINVAL, "model", "\"%.120s\" cannot be loaded: %s", f->key, f->problem);
     }
-    t->head = f->head, t->weight_bytes = f->weight_bytes;
-    t->key = glia_strdup(f->key), t->path = glia_strdup(f->path), t->real = real_of(f->path);
-    if (t->key && t->path && t->real) return GLIA_OK;
-    clear_target(t);
-    return glia_fail(err, GLIA_ENOMEM, "out of memory");
+    return finish_target(t, glia_model_file_copy(&t->file, f, err), err);
 }
 
 /* A file that no model folder knows. */
 static glia_status target_of_path(target *t, const char *path, glia_err *err) {
-    glia_status st = glia_gguf_read(&t->head, path, err);
-    if (st) return st;
-    t->weight_bytes = t->head.tensor_bytes;
-    t->key = stem_of(path), t->path = glia_strdup(path), t->real = real_of(path);
-    if (t->key && t->path && t->real) return GLIA_OK;
-    clear_target(t);
-    return glia_fail(err, GLIA_ENOMEM, "out of memory");
+    return finish_target(t, glia_model_file_of_path(&t->file, path, err), err);
 }
 
 static bool is_file(const char *path) {
@@ -189,7 +177,7 @@ static glia_status explain(glia_registry *r, const char *name, glia_err *err) {
     if (loading && !loaded[0]) return glia_fail(err, GLIA_EUNAVAILABLE, "the model is still loading, try again");
     target t;
     glia_err why;
-    glia_status st = name ? resolve(r, alias_of(r, name), false, &t, &why) : GLIA_EUNAVAILABLE;
+    glia_status st = name ? resolve(r, glia_registry_unalias(r, name), false, &t, &why) : GLIA_EUNAVAILABLE;
     if (name && !st) {
         clear_target(&t);
         return glia_fail_at(err, GLIA_EMODEL, "model",
@@ -241,7 +229,7 @@ static char *real_of_name(glia_registry *r, const char *name) {
 }
 
 glia_status glia_registry_hold(glia_registry *r, const char *name, glia_model **out, glia_err *err) {
-    const char *id = alias_of(r, name);
+    const char *id = glia_registry_unalias(r, name);
     (void)pthread_mutex_lock(&r->lock);
     *out = hold_locked(id ? find_id_locked(r, id) : default_locked(r, false));
     (void)pthread_mutex_unlock(&r->lock);
@@ -280,8 +268,8 @@ typedef struct listing {
 
 static void fill_item_locked(glia_instance *out, instance *in, int64_t now) {
     *out = (glia_instance){.id = in->id,
-                           .path = in->path,
-                           .key = in->key,
+                           .real = in->real,
+                           .file = &in->file,
                            .state = in->state,
                            .progress = (float)atomic_load(&in->permille) / 1000,
                            .model = in->model,
@@ -363,15 +351,16 @@ static glia_status begin_locked(glia_registry *r, const target *t, const glia_lo
     instance *in = *out = glia_calloc(1, sizeof *in);
     if (!in) return glia_fail(err, GLIA_ENOMEM, "out of memory for a model");
     in->r = r, in->refs = 1;
-    in->id = o->id ? glia_strdup(o->id) : free_id_locked(r, t->key);
-    in->key = glia_strdup(t->key), in->path = glia_strdup(t->path), in->real = glia_strdup(t->real);
+    in->id = o->id ? glia_strdup(o->id) : free_id_locked(r, t->file.key);
+    in->real = glia_strdup(t->real);
+    glia_status st = glia_model_file_copy(&in->file, &t->file, err);
     in->params = o->params ? *o->params : r->params.model;
-    in->params.path = in->path, in->params.id = in->id;
-    in->n_ctx_default = t->head.n_ctx_train && t->head.n_ctx_train < 4096 ? t->head.n_ctx_train : 4096;
+    in->params.path = in->file.path, in->params.id = in->id;
+    in->n_ctx_default = t->file.head.n_ctx_train && t->file.head.n_ctx_train < 4096 ? t->file.head.n_ctx_train : 4096;
     in->jit = jit;
     in->ttl_ms = o->ttl_ms >= 0 ? o->ttl_ms : jit ? r->params.jit_ttl_ms : 0;
-    glia_estimate(&t->head, t->weight_bytes, &in->params, &in->footprint);
-    if (!in->id || !in->key || !in->path || !in->real) {
+    glia_estimate(&t->file.head, t->file.weight_bytes, &in->params, &in->footprint);
+    if (st || !in->id || !in->real) {
         instance_unref_locked(in);
         *out = NULL;
         return glia_fail(err, GLIA_ENOMEM, "out of memory for a model");
@@ -415,7 +404,7 @@ static instance *same_instance_locked(glia_registry *r, const target *t, const g
 static glia_status resolve_instance(glia_registry *r, const char *id, target *t, glia_err *err) {
     (void)pthread_mutex_lock(&r->lock);
     const instance *in = find_id_locked(r, id);
-    char *path = in ? glia_strdup(in->path) : NULL;
+    char *path = in ? glia_strdup(in->file.path) : NULL;
     (void)pthread_mutex_unlock(&r->lock);
     glia_status st = path ? resolve(r, path, true, t, err) : GLIA_EMODEL;
     glia_free(path);
@@ -438,8 +427,8 @@ glia_status glia_registry_load(glia_registry *r, const char *name, const glia_lo
     target t;
     *out = NULL;
     glia_status st = o->id ? check_id(o->id, err) : GLIA_OK;
-    if (!st) st = resolve(r, alias_of(r, name), true, &t, err);
-    if (st == GLIA_EMODEL && !resolve_instance(r, alias_of(r, name), &t, NULL)) st = GLIA_OK;
+    if (!st) st = resolve(r, glia_registry_unalias(r, name), true, &t, err);
+    if (st == GLIA_EMODEL && !resolve_instance(r, glia_registry_unalias(r, name), &t, NULL)) st = GLIA_OK;
     if (st) return st;
     (void)pthread_mutex_lock(&r->lock);
     instance *in = same_instance_locked(r, &t, o);
@@ -472,7 +461,7 @@ glia_status glia_registry_want(glia_registry *r, const char *name, const glia_lo
                                glia_err *err) {
     static const glia_load_options none = {.ttl_ms = -1};
     const glia_load_options *o = options ? options : &none;
-    const char *id = alias_of(r, name);
+    const char *id = glia_registry_unalias(r, name);
     target t = {0};
     glia_status st = GLIA_OK;
     *out = NULL;
@@ -503,9 +492,9 @@ glia_status glia_registry_want(glia_registry *r, const char *name, const glia_lo
 glia_status glia_registry_estimate(glia_registry *r, const char *name, const glia_model_params *params,
                                    glia_footprint *out, glia_err *err) {
     target t;
-    glia_status st = resolve(r, alias_of(r, name), true, &t, err);
+    glia_status st = resolve(r, glia_registry_unalias(r, name), true, &t, err);
     if (st) return st;
-    glia_estimate(&t.head, t.weight_bytes, params ? params : &r->params.model, out);
+    glia_estimate(&t.file.head, t.file.weight_bytes, params ? params : &r->params.model, out);
     clear_target(&t);
     return GLIA_OK;
 }
@@ -520,7 +509,7 @@ glia_status glia_registry_unload(glia_registry *r, const char *id, bool refuse_b
     glia_status st = GLIA_OK;
     if (out) *out = NULL;
     (void)pthread_mutex_lock(&r->lock);
-    instance *in = find_id_locked(r, alias_of(r, id));
+    instance *in = find_id_locked(r, glia_registry_unalias(r, id));
     if (!in) in = find_draining_locked(r, id);
     if (!in) {
         st = glia_fail_at(err, GLIA_EMODEL, "instance_id", "no model \"%.120s\" is loaded: see GET /api/v1/models", id);
@@ -616,3 +605,8 @@ void glia_registry_free(glia_registry *r) {
 }
 
 const glia_registry_params *glia_registry_get_params(const glia_registry *r) { return &r->params; }
+
+const char *glia_registry_alias(const glia_registry *r, size_t i, const char **name) {
+    *name = i < r->params.n_aliases ? r->aliases[i].name : NULL;
+    return *name ? r->aliases[i].model : NULL;
+}

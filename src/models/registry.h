@@ -47,7 +47,9 @@ typedef struct glia_registry_params {
 glia_status glia_registry_new(glia_registry **out, const glia_registry_params *p, glia_err *err);
 /* Cancel loads, close all models.  Nobody may use them or a watch any more.  NULL is fine. */
 void glia_registry_free(glia_registry *r);
-const glia_registry_params *glia_registry_get_params(const glia_registry *r);
+const glia_registry_params *glia_registry_get_params(const glia_registry *r); /* aliases: use the next two */
+const char *glia_registry_alias(const glia_registry *r, size_t i, const char **name); /* the model it stands for */
+const char *glia_registry_unalias(const glia_registry *r, const char *name); /* name itself when it is no alias */
 
 /* ------------------------------------------------------------------ using */
 
@@ -58,7 +60,8 @@ glia_status glia_registry_hold(glia_registry *r, const char *name, glia_model **
 void glia_registry_release(glia_registry *r, glia_model *m); /* NULL is fine */
 
 typedef struct glia_instance {
-    const char *id, *path, *key; /* key: of the catalogue, or the id */
+    const char *id, *real;       /* real: path of its file without links */
+    const glia_model_file *file; /* its own copy: key, names, header */
     glia_load_state state;
     float progress;         /* of loading, 0..1 */
     glia_model *model;      /* READY and DRAINING, else NULL */
@@ -116,6 +119,7 @@ typedef struct glia_watched {
     const char *id, *path, *key; /* valid as long as the watch */
     glia_load_state state;
     float progress;
+    bool evictable;      /* may be unloaded to make room for others when nobody holds it */
     bool was_there;      /* the instance was there before this watch was asked for */
     double load_seconds; /* READY */
     glia_model *model;   /* READY: held by the watch; NULL when it watches an unload */

@@ -16,8 +16,9 @@ void glia_watch_get(glia_watch *w, glia_watched *out) {
     instance *in = w->of;
     (void)pthread_mutex_lock(&w->r->lock);
     *out = (glia_watched){.id = in->id,
-                          .path = in->path,
-                          .key = in->key,
+                          .path = in->file.path,
+                          .key = in->file.key,
+                          .evictable = instance_evictable(in),
                           .state = in->state,
                           .progress = (float)atomic_load(&in->permille) / 1000,
                           .was_there = w->was_there,

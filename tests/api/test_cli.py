@@ -81,8 +81,10 @@ class Finding(ApiTest):
     def test_ambiguous_and_unknown_names(self):
         status, _, err = run("inspect", "other", env=self.env)
         self.assertEqual(status, 1)
-        self.assertIn("b/Other/Other.Q8.gguf", err)
-        self.assertIn("c/Other/Other.Q4.gguf", err)
+        self.assertIn('"b/other"', err)
+        self.assertIn('"c/other"', err)
+        status, _, err = run("inspect", "b/other", "--json", env=self.env)
+        self.assertEqual(status, 0, err)
         status, _, err = run("inspect", "tiny-oen", env=self.env)
         self.assertEqual(status, 1)
         self.assertIn("Tiny-One.Q4.gguf", err)
