@@ -3,6 +3,7 @@
  * Owns the registry of models (models/registry.h), the catalogue of their files and the tasks.  Any thread. */
 #ifndef GLIA_API_APP_H
 #define GLIA_API_APP_H
+#include "api/store.h"
 #include "api/tasks.h"
 #include "glia.h"
 #include "http/http.h"

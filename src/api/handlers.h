@@ -61,6 +61,17 @@ void glia_on_analyze_tokens(void *ud, glia_http_request *rq);
 void glia_on_sweep(void *ud, glia_http_request *rq);
 void glia_on_sweep_tensors(void *ud, glia_http_request *rq);
 void glia_on_sweep_picture(void *ud, glia_http_request *rq);
+/* harvests.c */
+void glia_on_harvest_start(void *ud, glia_http_request *rq);
+void glia_on_harvests(void *ud, glia_http_request *rq);
+void glia_on_harvest(void *ud, glia_http_request *rq);
+void glia_on_harvest_cancel(void *ud, glia_http_request *rq);
+/* runs.c */
+void glia_on_runs(void *ud, glia_http_request *rq);
+void glia_on_run(void *ud, glia_http_request *rq);
+void glia_on_run_delete(void *ud, glia_http_request *rq);
+void glia_on_run_tensor(void *ud, glia_http_request *rq);
+void glia_on_run_verify(void *ud, glia_http_request *rq);
 /* routes.c */
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);
@@ -71,6 +82,9 @@ void glia_reply_json(glia_http_request *rq, glia_buf *b);
 void glia_add_hooks(glia_buf *b, const glia_model *m);
 /* One model as in `data[]` of GET /v1/models. */
 void glia_add_model(glia_buf *b, const glia_model *m, bool current);
+/* A run of the store, without its tensors. */
+void glia_add_run(glia_buf *b, const glia_run_about *a);
+void glia_add_open_run(glia_buf *b, const glia_run *r); /* with tensors and files */
 /* The whole OpenAPI page. */
 void glia_add_openapi(glia_buf *b);
 

@@ -2,19 +2,20 @@
 #include "api/json.h"
 #include "cli/cli.h"
 #include "harvest/harvest.h"
+#include "harvest/manifest.h"
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 typedef struct harvest_options {
     const char *data, *points, *out;
-    int32_t window, max_tokens;
+    int32_t window, max_tokens, top, projection, seed;
     int dtype, positions;
     size_t shard_bytes, max_bytes;
     bool statistics_only;
 } harvest_options;
 
-enum { N_OWN = 10 };
+enum { N_OWN = 13 };
 static const char *const dtypes[] = {"float32", "float16", "bfloat16", NULL};
 static const char *const positions[] = {"all", "last", NULL};
 
@@ -35,6 +36,11 @@ static size_t own_flags(harvest_options *h, flag *t) {
     t[n++] = (flag){"--max-tokens", FLAG_INT, &h->max_tokens, "N", "stop behind so many tokens", 1, INT32_MAX, NULL};
     t[n++] = (flag){
         "--statistics-only", FLAG_SWITCH, &h->statistics_only, NULL, "no shards: means, variances, norms", 0, 0, NULL};
+    t[n++] = (flag){"--top", FLAG_INT, &h->top, "K", "keep the K largest values of each channel and their tokens", 1,
+                    GLIA_HARVEST_TOP_MAX, NULL};
+    t[n++] = (flag){"--project", FLAG_INT, &h->projection, "N", "rows times N random directions instead of rows", 1,
+                    GLIA_HARVEST_PROJECTION_MAX, NULL};
+    t[n++] = (flag){"--seed", FLAG_INT, &h->seed, "N", "of these directions (0)", 0, INT32_MAX, NULL};
     return n;
 }
 
@@ -131,6 +137,9 @@ static int harvest(const cli_options *o, const harvest_options *h, glia_model *m
         .shard_bytes = h->shard_bytes,
         .max_bytes = h->max_bytes,
         .max_tokens = (uint64_t)h->max_tokens,
+        .top = h->top,
+        .projection = h->projection,
+        .projection_seed = (uint64_t)h->seed,
         .on_progress = on_progress,
         .ud = &s,
     };

@@ -110,6 +110,24 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
                     "folder of lens translators and autoencoders that requests may name", 0, 0, NULL};
     t[n++] = (flag){"--api-key-file", FLAG_TEXT, &o->key_file, "FILE", "keys with what each may do: KEY read,infer,hooks",
                     0,                0,         NULL};
+    t[n++] = (flag){"--store", FLAG_TEXT, &o->store, "DIR", "stored runs (GLIA_STORE, or ~/.local/share/glia/runs)", 0, 0,
+                    NULL};
+    t[n++] = (flag){"--store-limit",
+                    FLAG_SIZE,
+                    &o->store_limit,
+                    "SIZE",
+                    "bytes of all stored runs; the oldest requests go first (20G)",
+                    0,
+                    0,
+                    NULL};
+    t[n++] = (flag){"--data-dir",
+                    FLAG_LIST,
+                    &o->data_dirs,
+                    "DIR",
+                    "harvests over HTTP may read and write there, repeatable (nowhere)",
+                    0,
+                    0,
+                    NULL};
     t[n++] = (flag){"--shutdown-grace",
                     FLAG_INT,
                     &o->grace_s,

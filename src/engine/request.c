@@ -208,7 +208,8 @@ static glia_status copy_edits(glia_request *r, const glia_request_params *p, con
 static glia_status check_sizes(const glia_request_params *p, const glia_request_limits *l, int32_t *max_tokens,
                                glia_err *err) {
     if (!p->prompt || !p->n_prompt) return glia_fail_at(err, GLIA_EINVAL, "prompt", "the prompt has no tokens");
-    if (p->n_prompt >= (size_t)l->n_ctx) {
+    size_t n_ctx = (size_t)l->n_ctx; /* nothing is generated behind a prompt that fills it */
+    if (p->n_prompt > n_ctx || (p->n_prompt == n_ctx && p->max_tokens)) {
         return glia_fail_at(err, GLIA_ECONTEXT, "prompt",
                             "the prompt has %zu tokens, the context is %d: shorten it or serve with a larger --ctx",
                             p->n_prompt, l->n_ctx);

@@ -10,6 +10,7 @@
 #define GLIA_HARVEST_HARVEST_H
 #include "base/half.h"
 #include "glia.h"
+#include "store/runs.h"
 
 typedef struct glia_harvest_progress {
     uint64_t documents, tokens, rows; /* of the whole harvest, resumed parts included */
@@ -28,11 +29,15 @@ typedef struct glia_harvest_params {
     const char *points;    /* "resid_post@all,z@0-3+7,final_norm": names of docs/HOOKS.md, layers behind an @ */
     bool last_only;        /* only the last token of each piece */
     bool statistics_only;  /* no shards: means, variances and norms */
+    int32_t top;           /* of each channel keep the so many largest values and their tokens (statistics); 0: none */
+    int32_t projection;    /* rows times so many random directions instead of rows; 0: whole rows */
+    uint64_t projection_seed;
     glia_dtype dtype;
     int32_t window;        /* most tokens of a piece; 0: the context */
     uint64_t shard_bytes;  /* 0: 256 MiB */
     uint64_t max_bytes;    /* stop before the shards grow beyond; 0: no limit */
     uint64_t max_tokens;   /* stop behind the piece that reaches it; 0: no limit */
+    glia_run_writer *writer; /* the run of the catalogue that this harvest is, recorded at every seal; NULL: none */
     /* Called a few times a second; false: stop, what is finished is sealed.  May be NULL. */
     bool (*on_progress)(const glia_harvest_progress *p, void *ud);
     void *ud;

@@ -82,6 +82,11 @@ static void add_settings(writer *w, yyjson_mut_val *root, const glia_manifest *m
     str(w, o, "positions", m->last_only ? "last" : "all");
     str(w, o, "dtype", glia_dtype_name(m->dtype));
     flag(w, o, "statistics_only", m->statistics_only);
+    if (m->top) num(w, o, "top", (uint64_t)m->top);
+    if (!m->projection.n) return;
+    o = object(w, o, "projection");
+    num(w, o, "n", (uint64_t)m->projection.n);
+    num(w, o, "seed", m->projection.seed);
 }
 
 static void add_tensors(writer *w, yyjson_mut_val *root, const glia_manifest *m) {
@@ -94,6 +99,7 @@ static void add_tensors(writer *w, yyjson_mut_val *root, const glia_manifest *m)
         if (t->layer >= 0) num(w, o, "layer", (uint64_t)t->layer);
         else w->failed |= !yyjson_mut_obj_add_null(w->doc, o, "layer");
         num(w, o, "width", (uint64_t)t->width);
+        if (t->n_heads) num(w, o, "n_heads", (uint64_t)t->n_heads);
         str(w, o, "grade", glia_grade_name(t->grade));
         o = object(w, o, "statistics");
         num(w, o, "count", t->count);
@@ -116,6 +122,7 @@ glia_status glia_manifest_write(const glia_manifest *m, const char *path, glia_e
     add_settings(&w, root, m);
     add_tensors(&w, root, m);
     if (m->statistics.file[0]) add_file(&w, object(&w, root, "statistics"), &m->statistics);
+    if (m->directions.file[0]) add_file(&w, object(&w, root, "directions"), &m->directions);
     yyjson_mut_val *list = array(&w, root, "shards"), *o;
     for (size_t i = 0; i < m->n_shards; i++) {
         add_file(&w, o = item(&w, list), &m->shards[i]);
@@ -197,12 +204,18 @@ static void get_file(reader *r, yyjson_val *o, glia_sealed *f) {
         r->wrong = "file"; /* stay in the folder */
 }
 
+/* 0 when absent. */
+static int32_t get_optional(reader *r, yyjson_val *o, const char *key, int32_t max) {
+    return yyjson_obj_get(o, key) ? (int32_t)get_num(r, o, key, (uint64_t)max) : 0;
+}
+
 static void get_tensor(reader *r, yyjson_val *o, glia_tensor_info *t) {
     static const char *const grades[] = {"absent", "ambiguous", "structural", "proven"};
     get_str(r, o, "name", t->name, sizeof t->name);
     if (!glia_point_from_name(yyjson_get_str(yyjson_obj_get(o, "point")), &t->point) && !r->wrong) r->wrong = "point";
     t->layer = yyjson_is_null(yyjson_obj_get(o, "layer")) ? -1 : (int32_t)get_num(r, o, "layer", INT32_MAX);
     t->width = (int32_t)get_num(r, o, "width", INT32_MAX);
+    t->n_heads = get_optional(r, o, "n_heads", t->width);
     t->grade = (glia_grade)get_word(r, o, "grade", grades, 4);
     yyjson_val *s = yyjson_obj_get(o, "statistics");
     t->count = get_num(r, s, "count", INT64_MAX);
@@ -224,6 +237,10 @@ static void get_settings(reader *r, yyjson_val *root, glia_manifest *m) {
     m->last_only = get_word(r, o, "positions", positions, 2) == 1;
     m->dtype = (glia_dtype)get_word(r, o, "dtype", dtypes, 3);
     m->statistics_only = get_flag(r, o, "statistics_only");
+    m->top = get_optional(r, o, "top", GLIA_HARVEST_TOP_MAX);
+    if (!(o = yyjson_obj_get(o, "projection"))) return;
+    m->projection.n = get_optional(r, o, "n", GLIA_HARVEST_PROJECTION_MAX);
+    m->projection.seed = get_num(r, o, "seed", UINT64_MAX);
 }
 
 static glia_status get_lists(reader *r, yyjson_val *root, glia_manifest *m, glia_err *err) {
@@ -255,6 +272,7 @@ glia_status glia_manifest_parse(glia_manifest *m, const char *json, size_t n, gl
     m->complete = get_flag(&r, root, "complete");
     get_settings(&r, root, m);
     if ((o = yyjson_obj_get(root, "statistics"))) get_file(&r, o, &m->statistics);
+    if ((o = yyjson_obj_get(root, "directions"))) get_file(&r, o, &m->directions);
     o = yyjson_obj_get(root, "cursor");
     m->document = (int64_t)get_num(&r, o, "document", INT64_MAX);
     m->offset = (int32_t)get_num(&r, o, "offset", INT32_MAX);

@@ -7,6 +7,8 @@
 #include "glia.h"
 #include "harvest/shard.h"
 
+enum { GLIA_HARVEST_TOP_MAX = 1024, GLIA_HARVEST_PROJECTION_MAX = 65536 };
+
 typedef struct glia_sealed { /* one file that is whole */
     char file[40], sha256[GLIA_SHA256_HEX];
     uint64_t rows, bytes;
@@ -17,6 +19,7 @@ typedef struct glia_tensor_info {
     glia_point point;
     int32_t layer; /* -1: the point has none */
     int32_t width;
+    int32_t n_heads; /* the row is laid out in so many heads; 0: it is not */
     glia_grade grade;
     uint64_t count; /* rows in the statistics */
     double norm_sum, norm_max;
@@ -30,10 +33,16 @@ typedef struct glia_manifest {
     } model;
     int32_t window;
     bool last_only, statistics_only, complete;
+    int32_t top; /* largest values kept of each channel; 0: none */
+    struct {     /* rows are multiplied by random directions: projection.h */
+        int32_t n; /* directions; 0: rows are whole */
+        uint64_t seed;
+    } projection;
     glia_dtype dtype;
     glia_tensor_info *tensors;
     size_t n_tensors;
     glia_sealed statistics; /* file "" while there is none */
+    glia_sealed directions; /* of the projection; file "": none */
     glia_sealed *shards;
     size_t n_shards;
     int64_t document; /* cursor: the next piece begins in this document … */

@@ -11,7 +11,10 @@
 #include "harvest/lines.h"
 #include "harvest/manifest.h"
 #include "harvest/points.h"
+#include "harvest/projection.h"
+#include "harvest/record.h"
 #include "harvest/shard.h"
+#include "harvest/top.h"
 #include "store/newfile.h"
 #include "store/safetensors.h"
 #include <dirent.h>
@@ -37,8 +40,10 @@ typedef struct flight { /* one request under way */
 typedef struct sealing { /* what the writer thread works on */
     glia_shard rows;
     glia_moments *moments; /* [n]: of all rows up to the end of this shard */
+    glia_top *top;         /* [n] the same; NULL: not asked for */
     glia_manifest *manifest;
     const char *folder;
+    glia_run_writer *writer;
     size_t n;
     bool started, statistics_only;
     pthread_t thread;
@@ -57,6 +62,9 @@ typedef struct run {
     glia_manifest m;  /* the writer thread's while one is sealing: totals of what is sealed */
     glia_shard shard; /* being filled */
     glia_moments *moments;
+    glia_top *top;       /* [n]; NULL: not asked for */
+    int32_t *widths;     /* [n] of rows before a projection */
+    float **directions;  /* [n] of the projection; NULL: none */
     double *scratch;
     sealing sealing;
     flight *flights; /* ring */
@@ -133,8 +141,9 @@ static glia_status take_folder(run *r, glia_err *err) {
 
 static glia_status name_columns(run *r, glia_err *err) {
     r->columns = glia_calloc(r->n, sizeof *r->columns);
+    r->widths = glia_calloc(r->n, sizeof *r->widths);
     r->m.tensors = glia_calloc(r->n, sizeof *r->m.tensors);
-    if (!r->columns || !r->m.tensors) return glia_fail(err, GLIA_ENOMEM, "out of memory for points");
+    if (!r->columns || !r->widths || !r->m.tensors) return glia_fail(err, GLIA_ENOMEM, "out of memory for points");
     r->m.n_tensors = r->n;
     for (size_t i = 0; i < r->n; i++) {
         glia_hook *h = &r->hooks[i];
@@ -146,7 +155,10 @@ static glia_status name_columns(run *r, glia_err *err) {
         if (layered) (void)snprintf(t->name, sizeof t->name, "%s.%d", glia_point_name(h->point), (int)h->layer);
         else (void)snprintf(t->name, sizeof t->name, "%s", glia_point_name(h->point));
         t->point = h->point, t->layer = layered ? h->layer : -1, t->width = pi.width, t->grade = pi.grade;
-        r->columns[i].width = pi.width;
+        t->n_heads = pi.n_heads > 0 && pi.head_dim > 0 ? pi.n_heads : 0;
+        if (r->p->projection) t->width = r->p->projection, t->n_heads = 0;
+        r->columns[i].width = t->width;
+        r->widths[i] = pi.width;
         memcpy(r->columns[i].name, t->name, sizeof t->name);
     }
     r->row_bytes = glia_shard_row_bytes(r->columns, r->n, r->p->dtype);
@@ -168,6 +180,8 @@ static glia_status describe(run *r, glia_err *err) {
     (void)snprintf(m->model.arch, sizeof m->model.arch, "%s", r->info.arch);
     m->model.n_layer = r->info.n_layer, m->model.n_embd = r->info.n_embd, m->model.n_ctx = r->info.n_ctx;
     m->window = r->p->window ? r->p->window : r->info.n_ctx;
+    m->top = r->p->top, m->projection.n = r->p->projection;
+    m->projection.seed = r->p->projection ? r->p->projection_seed : 0;
     m->last_only = r->p->last_only, m->statistics_only = r->p->statistics_only, m->dtype = r->p->dtype;
     if (m->window > r->info.n_ctx) {
         return glia_fail(err, GLIA_EINVAL, "a window of %d tokens does not fit the context of %d: give --ctx %d",
@@ -183,7 +197,11 @@ static glia_status same_harvest(const glia_manifest *old, const glia_manifest *n
                        : old->dtype != new->dtype                        ? "another dtype"
                        : old->last_only != new->last_only                ? "other positions"
                        : old->statistics_only != new->statistics_only    ? "other settings (statistics only)"
-                       : old->n_tensors != new->n_tensors                ? "other points"
+                       : old->top != new->top                            ? "another number of largest values (top)"
+                       : old->projection.n != new->projection.n ||
+                               old->projection.seed != new->projection.seed
+                           ? "another projection"
+                       : old->n_tensors != new->n_tensors ? "other points"
                                                                          : NULL;
     for (size_t i = 0; !what && i < new->n_tensors; i++) {
         if (strcmp(old->tensors[i].name, new->tensors[i].name) != 0 || old->tensors[i].width != new->tensors[i].width) {
@@ -195,7 +213,7 @@ static glia_status same_harvest(const glia_manifest *old, const glia_manifest *n
 }
 
 static bool is_listed(const glia_manifest *m, const char *name) {
-    if (!strcmp(name, m->statistics.file)) return true;
+    if (!strcmp(name, m->statistics.file) || !strcmp(name, m->directions.file)) return true;
     for (size_t i = 0; i < m->n_shards; i++) {
         size_t n = strlen(m->shards[i].file);
         if (!strncmp(name, m->shards[i].file, n) && (!name[n] || !strcmp(name + n, ".sums"))) return true;
@@ -209,7 +227,7 @@ static void remove_strays(const run *r) {
     for (struct dirent *e; d && (e = readdir(d));) {
         const char *s = e->d_name[0] == '.' ? e->d_name + 1 : e->d_name;
         bool ours =
-            !strncmp(s, "shard-", 6) || !strncmp(s, "statistics-", 11) || !strcmp(e->d_name, ".manifest.json.part");
+            !strncmp(s, "shard-", 6) || !strncmp(s, "directions.", 11) || !strncmp(s, "statistics-", 11) || !strcmp(e->d_name, ".manifest.json.part");
         char path[4096];
         if (!ours || is_listed(&r->m, e->d_name)) continue;
         if (!path_in(path, sizeof path, r->p->out, e->d_name, NULL)) (void)unlink(path);
@@ -227,7 +245,36 @@ static glia_status check_sealed(const run *r, const glia_sealed *f, glia_err *er
                      "%s is missing or has another size than the manifest says: restore it, or begin anew", path);
 }
 
-/* Means and deviations as they were at the last seal. */
+static const struct {
+    const char *name;
+    glia_st_dtype dtype;
+} top_columns[] = {{"top_values", GLIA_ST_F32},
+                   {"top_documents", GLIA_ST_I64},
+                   {"top_offsets", GLIA_ST_I32},
+                   {"top_token_ids", GLIA_ST_I32}};
+enum { N_TOP = 4 };
+static void *top_column(const glia_top *t, int k) {
+    void *const columns[N_TOP] = {t->value, t->document, t->offset, t->token_id};
+    return columns[k];
+}
+
+/* Statistics files are read where they were written: their bytes are in the order of this machine's, as llama.cpp's are. */
+static glia_status load_top(run *r, const glia_st *file, size_t i, glia_err *err) {
+    glia_top *top = &r->top[i];
+    char name[96];
+    for (int k = 0; k < N_TOP; k++) {
+        size_t bytes = (size_t)top->width * (size_t)top->k * glia_st_dtype_bytes(top_columns[k].dtype);
+        (void)snprintf(name, sizeof name, "%s.%s", r->columns[i].name, top_columns[k].name);
+        const glia_st_tensor *t = glia_st_find(file, name);
+        if (!t || t->dtype != top_columns[k].dtype || t->end - t->begin != bytes)
+            return glia_fail(err, GLIA_EIO, "%s does not hold %s", r->m.statistics.file, name);
+        memcpy(top_column(top, k), glia_st_data(file, t), bytes);
+    }
+    glia_top_unsort(top);
+    return GLIA_OK;
+}
+
+/* Means, deviations and largest values as they were at the last seal. */
 static glia_status load_moments(run *r, glia_err *err) {
     char path[4096], name[80];
     glia_st *file;
@@ -248,6 +295,7 @@ static glia_status load_moments(run *r, glia_err *err) {
         }
         mo->count = r->m.tensors[i].count, mo->norm_sum = r->m.tensors[i].norm_sum;
         mo->norm_max = r->m.tensors[i].norm_max;
+        if (!st && r->top) st = load_top(r, file, i, err);
     }
     glia_st_close(file);
     return st;
@@ -282,6 +330,18 @@ static glia_status take_up(run *r, glia_err *err) {
     return st;
 }
 
+/* The engine is to give rows times directions. */
+static glia_status project(run *r, glia_err *err) {
+    glia_status st = glia_projection_get(&r->m, r->p->out, r->widths, r->directions, err);
+    for (size_t i = 0; i < r->n && !st; i++) {
+        r->hooks[i].reduce = (glia_reduce){.op = GLIA_REDUCE_PROJECT,
+                                           .directions = r->directions[i],
+                                           .n_directions = (size_t)r->p->projection,
+                                           .n_channels = (size_t)r->widths[i]};
+    }
+    return st;
+}
+
 static glia_status begin(run *r, glia_err *err) {
     glia_status st;
     if ((st = glia_points_parse(r->p->points, r->p->model, &r->hooks, &r->n, err))) return st;
@@ -291,41 +351,73 @@ static glia_status begin(run *r, glia_err *err) {
     if ((st = glia_lines_open(&r->lines, r->p->data, r->p->model, r->m.window, err))) return st;
     r->moments = glia_calloc(r->n, sizeof *r->moments);
     r->sealing.moments = glia_calloc(r->n, sizeof *r->sealing.moments);
+    if (r->p->top) {
+        r->top = glia_calloc(r->n, sizeof *r->top);
+        r->sealing.top = glia_calloc(r->n, sizeof *r->sealing.top);
+    }
+    if (r->p->projection) r->directions = glia_calloc(r->n, sizeof *r->directions);
     int32_t widest = 0;
     for (size_t i = 0; i < r->n; i++) widest = r->columns[i].width > widest ? r->columns[i].width : widest;
     r->scratch = glia_malloc(2 * (size_t)widest * sizeof *r->scratch);
     r->n_flights = (size_t)r->info.n_parallel * 2 + 1;
     r->flights = glia_calloc(r->n_flights, sizeof *r->flights);
-    if (!r->moments || !r->sealing.moments || !r->scratch || !r->flights) {
+    bool extras = (!r->p->top || (r->top && r->sealing.top)) && (!r->p->projection || r->directions);
+    if (!extras || !r->moments || !r->sealing.moments || !r->scratch || !r->flights) {
         return glia_fail(err, GLIA_ENOMEM, "out of memory for a harvest");
     }
     for (size_t i = 0; i < r->n; i++) {
         if ((st = glia_moments_init(&r->moments[i], r->columns[i].width, err))) return st;
         if ((st = glia_moments_init(&r->sealing.moments[i], r->columns[i].width, err))) return st;
+        if (!r->top) continue;
+        if ((st = glia_top_init(&r->top[i], r->columns[i].width, r->p->top, err))) return st;
+        if ((st = glia_top_init(&r->sealing.top[i], r->columns[i].width, r->p->top, err))) return st;
     }
-    return take_up(r, err);
+    if ((st = take_up(r, err)) || !r->directions) return st;
+    return project(r, err);
 }
 
 /* ------------------------------------------------------------------ sealing */
 
+static size_t describe_statistics(const sealing *s, size_t i, char names[][96], glia_st_tensor *t) {
+    static const char *const kinds[] = {"mean", "m2"};
+    const char *name = s->manifest->tensors[i].name;
+    size_t n = 0;
+    for (; n < 2; n++) {
+        (void)snprintf(names[n], sizeof names[n], "%s.%s", name, kinds[n]);
+        t[n] = (glia_st_tensor){
+            .name = names[n], .dtype = GLIA_ST_F64, .n_dims = 1, .shape = {(uint64_t)s->moments[i].width}};
+    }
+    for (int k = 0; s->top && k < N_TOP; k++, n++) {
+        (void)snprintf(names[n], sizeof names[n], "%s.%s", name, top_columns[k].name);
+        t[n] = (glia_st_tensor){.name = names[n],
+                                .dtype = top_columns[k].dtype,
+                                .n_dims = 2,
+                                .shape = {(uint64_t)s->top[i].width, (uint64_t)s->top[i].k}};
+    }
+    return n;
+}
+
 static glia_status write_statistics(sealing *s, const char *path, glia_sealed *out, glia_err *err) {
     static const char *const meta[][2] = {{"format", "glia-statistics-1"}};
-    glia_st_tensor *t = glia_calloc(2 * s->n, sizeof *t);
-    char(*names)[80] = glia_calloc(2 * s->n, sizeof *names);
+    size_t each = s->top ? 2 + N_TOP : 2, n = 0;
+    glia_st_tensor *t = glia_calloc(each * s->n, sizeof *t);
+    char(*names)[96] = glia_calloc(each * s->n, sizeof *names);
     glia_buf head = {0};
     glia_newfile *f = NULL;
     glia_status st = t && names ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory for statistics");
-    for (size_t i = 0; i < 2 * s->n && !st; i++) {
-        (void)snprintf(names[i], sizeof names[i], "%s.%s", s->manifest->tensors[i / 2].name, i % 2 ? "m2" : "mean");
-        t[i] = (glia_st_tensor){
-            .name = names[i], .dtype = GLIA_ST_F64, .n_dims = 1, .shape = {(uint64_t)s->moments[i / 2].width}};
-    }
-    if (!st) st = glia_st_header(&head, t, 2 * s->n, meta, 1, NULL, err);
+    for (size_t i = 0; i < s->n && !st; i++) n += describe_statistics(s, i, names + n, t + n);
+    if (!st) st = glia_st_header(&head, t, n, meta, 1, NULL, err);
     if (!st) st = glia_newfile_open(&f, path, err);
     if (!st) st = glia_newfile_write(f, head.p, head.n, err);
-    for (size_t i = 0; i < 2 * s->n && !st; i++) {
-        const glia_moments *mo = &s->moments[i / 2];
-        st = glia_newfile_write(f, i % 2 ? mo->m2 : mo->mean, (size_t)mo->width * sizeof(double), err);
+    for (size_t i = 0; i < s->n && !st; i++) {
+        const glia_moments *mo = &s->moments[i];
+        st = glia_newfile_write(f, mo->mean, (size_t)mo->width * sizeof(double), err);
+        if (!st) st = glia_newfile_write(f, mo->m2, (size_t)mo->width * sizeof(double), err);
+        if (!s->top) continue;
+        size_t entries = (size_t)s->top[i].width * (size_t)s->top[i].k;
+        glia_top_sort(&s->top[i]);
+        for (int k = 0; k < N_TOP && !st; k++)
+            st = glia_newfile_write(f, top_column(&s->top[i], k), entries * glia_st_dtype_bytes(top_columns[k].dtype), err);
     }
     if (!st) out->bytes = glia_newfile_bytes(f);
     if (!st) st = glia_newfile_commit(f, out->sha256, err);
@@ -336,7 +428,8 @@ static glia_status write_statistics(sealing *s, const char *path, glia_sealed *o
     return st;
 }
 
-/* Order: shard, statistics, manifest, each on stable storage before the next; then the old statistics go. */
+/* Order: shard, statistics, manifest, each on stable storage before the next; then the old statistics go, and the
+ * catalogue learns of it.  When that fails the files are whole all the same. */
 static glia_status seal(sealing *s, glia_err *err) {
     glia_manifest *m = s->manifest;
     glia_sealed shard = {.rows = s->rows.rows}, old = m->statistics, statistics = {0};
@@ -363,7 +456,8 @@ static glia_status seal(sealing *s, glia_err *err) {
         !path_in(path, sizeof path, s->folder, old.file, NULL)) {
         (void)unlink(path);
     }
-    return GLIA_OK;
+    if (!s->writer) return GLIA_OK;
+    return glia_harvest_record(m, m->complete ? GLIA_RUN_SEALED : GLIA_RUN_WRITING, s->writer, err);
 }
 
 static void *seal_thread(void *ud) {
@@ -403,10 +497,12 @@ static glia_status hand_over(run *r, bool complete, glia_err *err) {
         memcpy(to->mean, from->mean, (size_t)from->width * sizeof(double));
         memcpy(to->m2, from->m2, (size_t)from->width * sizeof(double));
         m->tensors[i].count = to->count = from->count;
+        if (r->top) glia_top_copy(&s->top[i], &r->top[i]);
         m->tensors[i].norm_sum = from->norm_sum, m->tensors[i].norm_max = from->norm_max;
     }
     s->rows = r->shard, r->shard = (glia_shard){0};
     s->manifest = m, s->folder = r->p->out, s->n = r->n, s->statistics_only = r->p->statistics_only;
+    s->writer = r->p->writer;
     r->bytes_open = 0;
     if (pthread_create(&s->thread, NULL, seal_thread, s)) {
         glia_shard_clear(&s->rows);
@@ -492,6 +588,9 @@ static void take_frames(run *r, const flight *f, const glia_event *ev) {
         const glia_frame *fr = &ev->u.activations.frames[k];
         if (!r->p->statistics_only) glia_shard_add(&r->shard, fr->hook, fr->data, (size_t)fr->n_rows);
         glia_moments_add(&r->moments[fr->hook], fr->data, (size_t)fr->n_rows, r->scratch);
+        if (r->top)
+            glia_top_add(&r->top[fr->hook], fr->data, (size_t)fr->n_rows, f->piece.document, f->piece.offset, fr->positions,
+                         fr->token_ids);
         if (fr->hook == 0 && !r->p->statistics_only) {
             glia_shard_label(&r->shard, f->piece.document, f->piece.offset, fr->positions, fr->token_ids,
                              (size_t)fr->n_rows);
@@ -612,6 +711,13 @@ static void clear(run *r) {
     glia_piece_clear(&r->next);
     for (size_t i = 0; r->moments && i < r->n; i++) glia_moments_clear(&r->moments[i]);
     for (size_t i = 0; r->sealing.moments && i < r->n; i++) glia_moments_clear(&r->sealing.moments[i]);
+    for (size_t i = 0; r->top && i < r->n; i++) glia_top_clear(&r->top[i]);
+    for (size_t i = 0; r->sealing.top && i < r->n; i++) glia_top_clear(&r->sealing.top[i]);
+    for (size_t i = 0; r->directions && i < r->n; i++) glia_free(r->directions[i]);
+    glia_free(r->top);
+    glia_free(r->sealing.top);
+    glia_free(r->directions);
+    glia_free(r->widths);
     glia_free(r->flights);
     glia_free(r->moments);
     glia_free(r->sealing.moments);
@@ -629,7 +735,10 @@ static glia_status finish(run *r, bool complete, glia_err *err) {
     glia_status st = sealed(r, err);
     if (st || !r->ready || r->broken) return st;
     glia_shard_drop(&r->shard);
-    if (r->rows == r->m.rows && complete == r->m.complete && r->m.statistics.file[0]) return GLIA_OK;
+    if (r->rows == r->m.rows && complete == r->m.complete && r->m.statistics.file[0]) {
+        if (!r->p->writer) return GLIA_OK;
+        return glia_harvest_record(&r->m, complete ? GLIA_RUN_SEALED : GLIA_RUN_STOPPED, r->p->writer, err);
+    }
     if ((st = hand_over(r, complete, err))) return st;
     return sealed(r, err);
 }

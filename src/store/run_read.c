@@ -412,11 +412,13 @@ glia_status glia_run_find_document(glia_run *r, int64_t document, uint64_t *row,
     return st;
 }
 
+glia_status glia_run_verify_file(glia_run *r, size_t i, glia_err *err) {
+    glia_status st = touch(r, &r->parts[i], err);
+    return st ? st : glia_checked_verify(r->parts[i].file, err);
+}
+
 glia_status glia_run_verify(glia_run *r, glia_err *err) {
     glia_status st = GLIA_OK;
-    for (size_t i = 0; i < r->n_parts && !st; i++) {
-        st = touch(r, &r->parts[i], err);
-        if (!st) st = glia_checked_verify(r->parts[i].file, err);
-    }
+    for (size_t i = 0; i < r->n_parts && !st; i++) st = glia_run_verify_file(r, i, err);
     return st;
 }

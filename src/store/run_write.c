@@ -46,7 +46,7 @@ static glia_status insert(glia_runs *s, const glia_run_about *a, glia_err *err) 
 
 /* A folder of another process's run is named once only: its lock tells. */
 static glia_status take_folder(glia_run_writer *w, glia_err *err) {
-    if (!w->about.own_folder && mkdir(w->about.folder, 0700) && errno != EEXIST)
+    if (mkdir(w->about.folder, w->about.own_folder ? 0777 : 0700) && errno != EEXIST)
         return glia_fail(err, GLIA_EIO, "cannot make the folder %s: %s", w->about.folder, strerror(errno));
     w->lock = glia_runs_lock_folder(w->about.folder, true);
     if (w->lock >= 0) return GLIA_OK;

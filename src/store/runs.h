@@ -99,7 +99,7 @@ glia_status glia_runs_make_room(glia_runs *s, uint64_t bytes, glia_err *err);
 typedef struct glia_run_writer glia_run_writer;
 
 /* A new run of about->kind with about->model, note and created (0: now).  about->folder: "" for one in the store, else
- * an existing folder of a harvest.  Fills id and folder. */
+ * the folder of a harvest (made when missing).  Fills id and folder. */
 glia_status glia_run_begin(glia_run_writer **out, glia_runs *s, glia_run_about *about, glia_err *err);
 /* Write on in a harvest that was stopped, or complete.  EBUSY: somebody does. */
 glia_status glia_run_resume(glia_run_writer **out, glia_runs *s, const char *id, glia_run_about *about, glia_err *err);
@@ -145,6 +145,7 @@ glia_status glia_run_labels(glia_run *r, const glia_run_tensor *t, uint64_t row,
                             glia_err *err);
 /* Rows of one document of a harvest: [*row, *row + *n).  n 0: it has none.  A binary search: documents rise. */
 glia_status glia_run_find_document(glia_run *r, int64_t document, uint64_t *row, uint64_t *n, glia_err *err);
-/* Compare every byte of every file with its checksums. */
+/* Compare every byte of every file (or of file i) with its checksums. */
+glia_status glia_run_verify_file(glia_run *r, size_t i, glia_err *err);
 glia_status glia_run_verify(glia_run *r, glia_err *err);
 #endif

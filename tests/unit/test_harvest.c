@@ -455,6 +455,124 @@ static void all_kinds_of_lines_are_taken(void **s) {
     glia_manifest_clear(&man);
 }
 
+/* The k largest values of each channel, by sorting all of them; resumed in the middle of documents. */
+static void the_largest_values_are_those_of_all_rows(void **s) {
+    (void)s;
+    enum { K = 7 };
+    char out[300], path[500];
+    snprintf(out, sizeof out, "%s", in_dir("top"));
+    glia_harvest_params p = params(out);
+    glia_harvest_end end;
+    glia_err err;
+    p.top = K, p.statistics_only = true;
+    for (p.max_tokens = 90;; p.max_tokens += 90) {
+        if (run(&p, &end, &err)) fail_msg("%s", err.message);
+        if (end == GLIA_HARVEST_COMPLETE) break;
+    }
+    p.top = K + 1, refused(p, GLIA_EINVAL, "largest values");
+    glia_manifest man;
+    snprintf(path, sizeof path, "%s/manifest.json", out);
+    assert_int_equal(glia_manifest_read(&man, path, &err), GLIA_OK);
+    assert_int_equal(man.top, K);
+    snprintf(path, sizeof path, "%s/%s", out, man.statistics.file);
+    glia_st *f;
+    assert_int_equal(glia_st_open(&f, path, &err), GLIA_OK);
+    for (int h = 0; h < 2; h++) {
+        size_t w = (size_t)all->width[h];
+        const char *const tensor[4][2] = {{"resid_post.1.top_values", "z.2.top_values"},
+                                          {"resid_post.1.top_documents", "z.2.top_documents"},
+                                          {"resid_post.1.top_offsets", "z.2.top_offsets"},
+                                          {"resid_post.1.top_token_ids", "z.2.top_token_ids"}};
+        const float *value = column(f, tensor[0][h], w * K * 4);
+        const int64_t *document = column(f, tensor[1][h], w * K * 8);
+        const int32_t *offset = column(f, tensor[2][h], w * K * 4), *token = column(f, tensor[3][h], w * K * 4);
+        for (size_t c = 0; c < w; c++) {
+            for (size_t k = 0; k < K; k++) {
+                size_t at = c * K + k, row = 0, larger = 0;
+                if (k) assert_true(value[at] <= value[at - 1]);
+                while (row < all->n && (all->document[row] != document[at] || all->offset[row] != offset[at])) row++;
+                assert_true(row < all->n);
+                assert_int_equal(all->token[row], token[at]);
+                float x = all->rows[h][row * w + c];
+                assert_true(fabsf(x - value[at]) < 2e-4f);
+                for (size_t r = 0; r < all->n; r++) larger += all->rows[h][r * w + c] > x + 2e-4f;
+                assert_true(larger <= k);
+            }
+        }
+    }
+    glia_st_close(f);
+    glia_manifest_clear(&man);
+}
+
+/* Rows times the directions of the file; two runs with one seed have the same. */
+static void projected_rows_are_rows_times_directions(void **s) {
+    (void)s;
+    enum { N = 24 };
+    char out[2][300], path[500];
+    glia_harvest_end end;
+    glia_err err;
+    glia_st *f, *d, *d2;
+    glia_manifest man;
+    for (int i = 0; i < 2; i++) {
+        snprintf(out[i], sizeof out[i], "%s", in_dir(i ? "projected2" : "projected"));
+        glia_harvest_params p = params(out[i]);
+        p.projection = N, p.projection_seed = 5, p.shard_bytes = 1 << 20;
+        if (i) { /* in two goes */
+            p.max_tokens = 200;
+            if (run(&p, &end, &err)) fail_msg("%s", err.message);
+            p.max_tokens = 0;
+        }
+        if (run(&p, &end, &err)) fail_msg("%s", err.message);
+        assert_int_equal(end, GLIA_HARVEST_COMPLETE);
+        p.projection_seed = 6, refused(p, GLIA_EINVAL, "another projection");
+    }
+    snprintf(path, sizeof path, "%s/directions.safetensors", out[0]);
+    assert_int_equal(glia_st_open(&d, path, &err), GLIA_OK);
+    snprintf(path, sizeof path, "%s/directions.safetensors", out[1]);
+    assert_int_equal(glia_st_open(&d2, path, &err), GLIA_OK);
+    snprintf(path, sizeof path, "%s/manifest.json", out[0]);
+    assert_int_equal(glia_manifest_read(&man, path, &err), GLIA_OK);
+    assert_int_equal(man.projection.n, N);
+    assert_int_equal(man.n_shards, 1);
+    snprintf(path, sizeof path, "%s/%s", out[0], man.shards[0].file);
+    assert_int_equal(glia_st_open(&f, path, &err), GLIA_OK);
+    for (int h = 0; h < 2; h++) {
+        const char *name = h ? "z.2" : "resid_post.1";
+        size_t w = (size_t)all->width[h];
+        const float *got = column(f, name, all->n * N * 4), *direction = column(d, name, N * w * 4);
+        assert_memory_equal(direction, column(d2, name, N * w * 4), N * w * 4);
+        double before = 0, after = 0, mean = 0, square = 0;
+        for (size_t r = 0; r < all->n; r++) {
+            for (size_t k = 0; k < N; k++) {
+                double dot = 0;
+                for (size_t i = 0; i < w; i++) dot += (double)all->rows[h][r * w + i] * (double)direction[k * w + i];
+                assert_true(fabs(dot - (double)got[r * N + k]) < 2e-4);
+                after += (double)got[r * N + k] * (double)got[r * N + k];
+            }
+            for (size_t i = 0; i < w; i++) before += pow((double)all->rows[h][r * w + i], 2);
+        }
+        for (size_t i = 0; i < N * w; i++) mean += (double)direction[i], square += pow((double)direction[i], 2);
+        mean /= (double)(N * w), square /= (double)(N * w);
+        assert_true(fabs(mean) < 0.05 && fabs(square * N - 1) < 0.15);
+        assert_true(after > 0.5 * before && after < 1.6 * before); /* lengths are kept on the average */
+    }
+    glia_st_close(f), glia_st_close(d), glia_st_close(d2);
+    glia_manifest_clear(&man);
+}
+
+/* A window as long as the context: nothing is generated behind a piece. */
+static void a_piece_may_fill_the_context(void **s) {
+    (void)s;
+    char out[300];
+    snprintf(out, sizeof out, "%s", in_dir("full"));
+    glia_harvest_params p = params(out);
+    glia_harvest_end end;
+    glia_err err;
+    p.window = 0;
+    if (run(&p, &end, &err)) fail_msg("%s", err.message);
+    assert_int_equal(end, GLIA_HARVEST_COMPLETE);
+}
+
 static void statistics_alone_need_no_shards(void **s) {
     (void)s;
     char out[300], path[500];
@@ -497,6 +615,9 @@ int main(void) {
         cmocka_unit_test(other_settings_in_a_folder_are_refused),
         cmocka_unit_test(bad_input_names_its_place),
         cmocka_unit_test(all_kinds_of_lines_are_taken),
+        cmocka_unit_test(the_largest_values_are_those_of_all_rows),
+        cmocka_unit_test(projected_rows_are_rows_times_directions),
+        cmocka_unit_test(a_piece_may_fill_the_context),
         cmocka_unit_test(statistics_alone_need_no_shards),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
