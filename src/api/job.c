@@ -408,22 +408,21 @@ static glia_status check_reply_size(const glia_job *j, glia_err *err) {
                         (unsigned long long)(sum >> 20), (unsigned long long)(max >> 20));
 }
 
-static void on_event(void *ud) { glia_http_waker_wake(ud); }
+static void wake_request(void *ud) { glia_http_waker_wake(ud); }
 
-static glia_status submit(glia_job *j, glia_http_request *rq, glia_err *err) {
+static glia_status submit(glia_job *j, glia_err *err) {
     glia_status st = check_reply_size(j, err);
     if (st) glia_job_fix_param(j, err);
     if (j->gen.grammar.n) {
         j->constrained = true;
         j->constraint = (glia_constraint){.grammar = j->gen.grammar.p, .n_grammar = j->gen.grammar.n};
     }
-    if (!st && !(j->waker = glia_http_waker_get(rq))) st = glia_fail(err, GLIA_ENOMEM, "no memory for the request");
     if (!st && j->acts.n_sources && j->n_prompts > 1) {
         st = glia_fail_at(err, GLIA_EINVAL, "interventions",
                           "interventions with a source need one prompt: send the prompts one by one");
     }
     if (!st) {
-        st = glia_sources_start(&j->sources, &j->acts, j->model, j->prompts->tokens, j->prompts->n, on_event, j->waker,
+        st = glia_sources_start(&j->sources, &j->acts, j->model, j->prompts->tokens, j->prompts->n, j->wake, j->wake_ud,
                                 err);
     }
     return st || j->sources ? st : submit_choices(j, err);
@@ -435,7 +434,7 @@ static glia_status submit_choices(glia_job *j, glia_err *err) {
         glia_request_params p;
         fill_params(j, &j->choices[i], &p);
         st = glia_request_submit(&j->choices[i].rq, j->model, &p, err);
-        if (!st) glia_request_on_event(j->choices[i].rq, on_event, j->waker);
+        if (!st) glia_request_on_event(j->choices[i].rq, j->wake, j->wake_ud);
     }
     if (st) glia_job_fix_param(j, err);
     return st;
@@ -477,7 +476,9 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face,
     if ((st = read_body(j, root, &translated, &err))) goto done;
     if ((st = check_scopes(j, rq, &err))) goto done;
     if ((st = choose_wire(j, rq, &err))) goto done;
-    if ((st = submit(j, rq, &err))) goto done;
+    j->waker = glia_http_waker_get(rq);
+    j->wake = wake_request, j->wake_ud = j->waker;
+    if ((st = submit(j, &err))) goto done;
     (void)glia_http_defer(rq, &generator, j); /* owns j from here on, also on failure */
     j = NULL;
 done:
@@ -486,6 +487,21 @@ done:
     if (st) (void)glia_http_reply_error(rq, &err);
     glia_job_free(j);
 }
+
+glia_status glia_job_begin(glia_job **out, glia_app *app, const glia_face *face, yyjson_val *root, void *owner,
+                           void (*wake)(void *ud), void *ud, glia_err *err) {
+    glia_job *j = *out = glia_job_new(app, face);
+    if (!j) return glia_fail(err, GLIA_ENOMEM, "no memory for the request");
+    j->wire = GLIA_WIRE_NDJSON, j->owner = owner, j->wake = wake, j->wake_ud = ud;
+    glia_status st = parse_body(j, root, err);
+    if (!st) st = submit(j, err);
+    if (!st) return GLIA_OK;
+    glia_job_free(j);
+    *out = NULL;
+    return st;
+}
+
+void glia_job_cancel(glia_job *j) { cancel_all(j); }
 
 glia_usage glia_job_usage(const glia_job *j) {
     glia_usage sum = {0};

@@ -115,7 +115,10 @@ struct glia_job {
     size_t n_prompts;
     glia_choice *choices;
     size_t n_choices, n_ended;
-    glia_http_waker *waker;
+    glia_http_waker *waker; /* NULL: it was begun without a request */
+    void (*wake)(void *ud);  /* called from the engine whenever an event may be ready */
+    void *wake_ud;
+    void *owner; /* of a job that was begun without a request, for its face */
 
     /* streams */
     glia_buf out; /* bytes to be read, from out_at on */
@@ -143,6 +146,11 @@ struct glia_job {
 void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face, bool with_activations);
 
 /* -- for what needs only the first part of that */
+/* A stream without HTTP: parse the body (of one of OpenAI's requests), submit; then glia_stream_fill gives its events to the
+ * face, on the caller's thread, whenever wake(ud) was called.  owner: for the face. */
+glia_status glia_job_begin(glia_job **out, glia_app *app, const glia_face *face, yyjson_val *root, void *owner,
+                           void (*wake)(void *ud), void *ud, glia_err *err);
+void glia_job_cancel(glia_job *j);
 glia_job *glia_job_new(glia_app *app, const glia_face *face); /* NULL: no memory */
 void glia_job_free(glia_job *j);                              /* NULL is fine */
 void glia_job_fix_param(const glia_job *j, glia_err *err);    /* inner names of what is wrong → the client's */

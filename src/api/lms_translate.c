@@ -110,11 +110,11 @@ static const struct {
     {"llama.logitBias", OWN, NULL},
     {"llama.mirostatSampling", OWN, NULL},
     {"contextOverflowPolicy", OWN, NULL},
+    {"logProbs", OWN, NULL},
     /* how the answer is computed or shown, not what it is */
     {"llama.cpuThreads", HARMLESS, NULL},
     {"toolNaming", HARMLESS, NULL},
     {"reasoning.parsing", HARMLESS, NULL},
-    {"logProbs", HARMLESS, NULL},
     {"speculativeDecoding.minDraftLengthToConsider", HARMLESS, NULL},
     {"speculativeDecoding.minContinueDraftingProbability", HARMLESS, NULL},
     {"speculativeDecoding.numReuseTokens", HARMLESS, NULL},
@@ -257,6 +257,17 @@ static glia_status add_mirostat(glia_buf *b, yyjson_val *v, glia_err *err) {
     glia_buf_addf(b, ",\"mirostat\":%d", (int)version);
     if (glia_json_get(v, "targetEntropy")) add_field(b, "mirostat_tau", glia_json_get(v, "targetEntropy"));
     if (glia_json_get(v, "learningRate")) add_field(b, "mirostat_eta", glia_json_get(v, "learningRate"));
+    return GLIA_OK;
+}
+
+/* {"checked","value":n}: the n likeliest tokens at every step. */
+static glia_status add_logprobs(glia_buf *b, yyjson_val *v, bool is_text, glia_err *err) {
+    int64_t n = 0;
+    if (is_empty(v)) return GLIA_OK;
+    if (!yyjson_is_obj(v) || glia_json_int(v, "logProbs", "value", 0, is_text ? 100 : 20, &n, NULL, err))
+        return glia_fail_at(err, GLIA_EINVAL, "logProbs", "logProbs: {\"checked\", \"value\": how many, at most %d}", is_text ? 100 : 20);
+    if (is_text) glia_buf_addf(b, ",\"logprobs\":%d", (int)n);
+    else glia_buf_addf(b, ",\"logprobs\":true,\"top_logprobs\":%d", (int)n);
     return GLIA_OK;
 }
 
@@ -472,6 +483,7 @@ glia_status glia_lms_request(yyjson_val *parameter, glia_buf *out, bool *is_text
     if (!*is_text && (st = add_tools(out, setting(stack, "tools"), err))) return st;
     if ((st = add_bias(out, setting(stack, "llama.logitBias"), err))) return st;
     if ((st = add_mirostat(out, setting(stack, "llama.mirostatSampling"), err))) return st;
+    if ((st = add_logprobs(out, setting(stack, "logProbs"), *is_text, err))) return st;
     if ((st = check_overflow(setting(stack, "contextOverflowPolicy"), err))) return st;
     st = *is_text ? add_text(out, parameter, manual ? glia_json_get(template, "manualPromptTemplate") : NULL, err)
                   : add_messages(out, parameter, system, err);
