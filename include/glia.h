@@ -466,6 +466,10 @@ typedef struct glia_edit {
     bool below;
 } glia_edit;
 
+/* The direction of a layer in a control vector, as llama.cpp takes them: a GGUF file with float32 tensors "direction.N", each
+ * added to resid_post of layer N.  *out is freed with glia_free.  ENOTFOUND: it leaves this layer as it is. */
+glia_status glia_control_vector_read(const char *path, int32_t layer, float **out, size_t *n, glia_err *err);
+
 typedef struct glia_request_params {
     const int32_t *prompt; /* token ids, at least one */
     size_t n_prompt;

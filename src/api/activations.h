@@ -50,6 +50,7 @@ typedef struct glia_acts {
     size_t n_edits;
     glia_edit_source *sources;
     size_t n_sources;
+    const struct glia_app *app; /* whose files interventions may name; NULL: none */
     char **keys; /* [n_keys] of the reply's activations object, all different */
     size_t n_keys;
     bool with_choice; /* several answers: every entry says which one it is from */

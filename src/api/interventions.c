@@ -1,4 +1,5 @@
 /* api/interventions.c — reading what a request changes inside the model.  Any thread. */
+#include "api/directions.h"
 #include "api/hook_fields.h"
 #include "api/tensor.h"
 #include "base/err.h"
@@ -73,7 +74,7 @@ static glia_status parse_matrix(glia_acts *a, yyjson_val *v, const char *path, c
     char param[96];
     glia_matrix m;
     yyjson_val *x = glia_json_get(v, key);
-    if (!x) return GLIA_OK;
+    if (!x || glia_direction_is_named(x)) return GLIA_OK;
     glia_json_join(param, sizeof param, path, key);
     glia_status st = glia_json_matrix(x, param, &m, err);
     if (st) return st;
@@ -148,6 +149,8 @@ typedef struct entry {
     glia_hook_target target;
     glia_edit edit;
     glia_edit_source source;
+    yyjson_val *named; /* a file that holds its vector, or one for each layer; NULL: none */
+    const char *named_key;
 } entry;
 
 /* Numbers that the entry does not hold come from another run. */
@@ -155,7 +158,7 @@ static glia_status parse_source(yyjson_val *v, const char *path, const struct wo
     char param[96];
     yyjson_val *source = glia_json_get(v, "source");
     glia_json_join(param, sizeof param, path, "source");
-    if (!source && (e->edit.rows || w->source != GLIA_SOURCE_MEAN)) {
+    if (!source && (e->edit.rows || e->named || w->source != GLIA_SOURCE_MEAN)) {
         if (w->source != GLIA_SOURCE_RESAMPLE) return GLIA_OK;
         return glia_fail_at(err, GLIA_EINVAL, param, "%s is missing: the prompt that rows are drawn from", param);
     }
@@ -163,7 +166,7 @@ static glia_status parse_source(yyjson_val *v, const char *path, const struct wo
         return glia_fail_at(err, GLIA_EINVAL, param, "%s: only patch, mean and resample take their numbers from a run",
                             param);
     }
-    if (e->edit.rows) {
+    if (e->edit.rows || e->named) {
         return glia_fail_at(err, GLIA_EINVAL, param, "%s and vector contradict each other: give one of them", param);
     }
     e->source.kind = w->source, e->source.v = source, e->source.seed = e->edit.seed;
@@ -188,14 +191,34 @@ static glia_status parse_entry(glia_acts *a, yyjson_val *v, const char *path, in
     if (!glia_json_get(v, "name") && !glia_json_get(v, "layer_name")) spec.component = w.component;
     st = glia_parse_where(a, v, path, GLIA_PHASE_ALL, n_layer, arch, &spec, &e->target, &d->where, err);
     if (!st) st = parse_matrix(a, v, path, "vector", &d->rows, &d->n_rows, &d->n_channels, err);
-    if (!st && d->rows && glia_json_get(v, "direction")) {
+    if (!st && glia_json_get(v, "vector") && glia_json_get(v, "direction")) {
         return glia_fail_at(err, GLIA_EINVAL, path, "%s: vector and direction are two names of one field", path);
     }
+    e->named_key = glia_json_get(v, "vector") ? "vector" : "direction";
+    e->named = glia_json_get(v, e->named_key);
+    if (!glia_direction_is_named(e->named)) e->named = NULL;
     if (!st) st = parse_matrix(a, v, path, "direction", &d->rows, &d->n_rows, &d->n_channels, err);
     if (!st) st = parse_numbers(v, path, d, err);
     if (!st) st = parse_to(a, v, path, d, err);
     if (!st) st = parse_when(a, v, path, d, err);
     return st ? st : parse_source(v, path, &w, e, err);
+}
+
+/* The vector of an edit whose entry names a file.  *none: it has none for this layer, where others may have. */
+static glia_status load_named(glia_acts *a, const entry *en, size_t index, int32_t layer, glia_edit *e, bool *none,
+                              glia_err *err) {
+    char param[64];
+    glia_matrix m;
+    *none = false;
+    if (!en->named) return GLIA_OK;
+    (void)snprintf(param, sizeof param, "interventions[%zu].%s", index, en->named_key);
+    glia_status st = glia_direction_read(a->app, en->named, param, layer, &m, none, err);
+    if (st && *none && en->target.all_layers) return GLIA_OK;
+    if (st) return st;
+    *none = false;
+    if (!(e->rows = glia_acts_own(a, m.data))) return glia_fail(err, GLIA_ENOMEM, "%s", param);
+    e->n_rows = m.n_rows, e->n_channels = m.n_columns;
+    return GLIA_OK;
 }
 
 static glia_status spread(glia_acts *a, const entry *entries, size_t n, int32_t n_layer, glia_err *err) {
@@ -217,12 +240,20 @@ static glia_status spread(glia_acts *a, const entry *entries, size_t n, int32_t 
             *src = entries[i].source;
             src->entry = i, src->first = a->n_edits, src->n = (size_t)(last - first + 1);
         }
+        size_t before = a->n_edits;
         for (int32_t layer = first; layer <= last; layer++) {
             glia_edit *e = &a->edits[a->n_edits];
             *e = entries[i].edit;
             e->where.point = t->point[t->n_points - 1];
             e->where.layer = glia_point_has_layer(e->where.point) ? layer : -1;
-            a->edit_sources[a->n_edits++] = i;
+            bool none;
+            glia_status st = load_named(a, &entries[i], i, layer, e, &none, err);
+            if (st) return st;
+            if (!none) a->edit_sources[a->n_edits++] = i;
+        }
+        if (a->n_edits == before) {
+            return glia_fail_at(err, GLIA_ENOTFOUND, "interventions", "interventions[%zu]: its file has a direction for none of the %d layers",
+                                i, (int)n_layer);
         }
     }
     return GLIA_OK;

@@ -311,6 +311,7 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     glia_model_get_info(j->model, &j->info);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
     if ((st = glia_acts_parse(&j->acts, root, j->typed, j->info.n_layer, j->info.arch, err))) return st;
+    j->acts.app = j->app;
     if ((st = glia_edits_parse(&j->acts, root, j->info.n_layer, j->info.arch, err))) return st;
     if (j->gen.stream && j->acts.format.merge) {
         return glia_fail_at(err, GLIA_EINVAL, "activation_format.merge",

@@ -107,7 +107,7 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     t[n++] = (flag){"--api-key", FLAG_LIST, &o->api_keys, "KEY", "ask clients for this key, repeatable (GLIA_API_KEY)",
                     0,           0,         NULL};
     t[n++] = (flag){"--assets", FLAG_TEXT, &o->assets, "DIR",
-                    "folder of lens translators and autoencoders that requests may name", 0, 0, NULL};
+                    "folder of lens translators, autoencoders and directions that requests may name", 0, 0, NULL};
     t[n++] = (flag){"--api-key-file", FLAG_TEXT, &o->key_file, "FILE", "keys with what each may do: KEY read,infer,hooks",
                     0,                0,         NULL};
     t[n++] = (flag){"--store", FLAG_TEXT, &o->store, "DIR", "stored runs (GLIA_STORE, or ~/.local/share/glia/runs)", 0, 0,

@@ -1,6 +1,9 @@
 """Interventions on the wire: every field, every refusal, beside other requests.  What they compute: unit.edit, golden.edits."""
 import base64
+import json
+import os
 import struct
+import tempfile
 import threading
 import unittest
 
@@ -190,6 +193,108 @@ class Sources(ApiTest):
                          says="one prompt")
 
 
+def npy(rows, descr="<f4", code="f"):
+    """A .npy file of a list of numbers, or of lists of them."""
+    shape = "(%d,)" % len(rows) if not isinstance(rows[0], list) else "(%d, %d)" % (len(rows), len(rows[0]))
+    numbers = rows if not isinstance(rows[0], list) else [x for r in rows for x in r]
+    head = ("{'descr': '%s', 'fortran_order': False, 'shape': %s, }" % (descr, shape)).ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head.encode() + struct.pack("<%d%s" % (len(numbers), code), *numbers)
+
+
+def tensors(**named):
+    """A safetensors file."""
+    header, data = {}, b""
+    for name, x in named.items():
+        blob = struct.pack("<%df" % len(x), *x)
+        header[name] = {"dtype": "F32", "shape": [len(x)], "data_offsets": [len(data), len(data) + len(blob)]}
+        data += blob
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def control_vector(directions):
+    """A GGUF file with direction.N for each layer N."""
+    def string(s):
+        return struct.pack("<Q", len(s)) + s.encode()
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(directions), 1) + string("general.architecture") + struct.pack("<I", 8) + string("controlvector")
+    at = 0
+    for layer, x in directions.items():
+        out += string("direction.%d" % layer) + struct.pack("<IQIQ", 1, len(x), 0, at)
+        at += (4 * len(x) + 31) // 32 * 32
+    out += b"\0" * (-len(out) % 32)
+    for x in directions.values():
+        blob = struct.pack("<%df" % len(x), *x)
+        out += blob + b"\0" * (-len(blob) % 32)
+    return out
+
+
+class Directions(ApiTest):
+    """Vectors by name are the same vectors."""
+    V = [[(7 * i * k + 3 * i) % 13 / 5 - 1 for i in range(WIDTH)] for k in (1, 2, 3)]
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory()
+        for name, data in (("one.npy", npy(cls.V[0])), ("rows.npy", npy(cls.V)), ("wide.npy", npy(cls.V[1], "<f8", "d")),
+                           ("narrow.npy", npy([1.0, 2.0])), ("ints.npy", npy([1] * WIDTH, "<i4", "i")), ("cut.npy", npy(cls.V[0])[:-8]),
+                           ("one.safetensors", tensors(v=cls.V[2])), ("odd.gguf", b"GGUF junk"),
+                           ("layers.safetensors", tensors(**{"direction.0": cls.V[0], "direction.2": cls.V[2], "other": cls.V[1]})),
+                           ("control.gguf", control_vector({1: cls.V[1], 2: cls.V[2]}))):
+            with open(os.path.join(cls.dir.name, name), "wb") as f:
+                f.write(data)
+        with open(os.path.join(os.path.dirname(cls.dir.name), "glia-outside.npy"), "wb") as f:
+            f.write(npy(cls.V[0]))
+        cls.server = harness.Server(harness.tiny(), args=["--parallel", "2", "--cache-type", "f32", "--assets", cls.dir.name])
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+        os.unlink(os.path.join(os.path.dirname(cls.dir.name), "glia-outside.npy"))
+        cls.dir.cleanup()
+
+    def run_with(self, *edits):
+        return self.server.post("/v1/completions", {
+            "prompt": list(b"The fox"), "max_tokens": 2, "temperature": 0, "interventions": list(edits),
+            "activation_hooks": [{"layer": 2, "component": "resid_post"}], "activation_format": {"encoding": "base64"}})
+
+    def same(self, named, plain):
+        a, b = self.run_with(*named), self.run_with(*plain)
+        self.assertEqual(a[0], 200, a[1])
+        self.assertEqual(b[0], 200, b[1])
+        self.assertEqual(rows(a), rows(b))
+
+    def test_files_of_every_kind(self):
+        place = {"layer": 1, "component": "resid_post", "op": "add", "strength": 2}
+        self.same([dict(place, vector="one.npy")], [dict(place, vector=self.V[0])])
+        self.same([dict(place, vector="wide")], [dict(place, vector=self.V[1])])
+        self.same([dict(place, vector="one.safetensors")], [dict(place, vector=self.V[2])])
+        self.same([dict(place, vector={"file": "layers", "tensor": "other"})], [dict(place, vector=self.V[1])])
+        self.same([dict(place, op="project_out", direction="one")], [dict(place, op="project_out", direction=self.V[0])])
+        three = dict(place, op="set", positions=[1, 2, 4])
+        self.same([dict(three, vector="rows")], [dict(three, vector=self.V)])
+
+    def test_a_layer_takes_its_own(self):
+        place = {"component": "resid_post", "op": "add"}
+        self.same([dict(place, layer=2, vector="layers")], [dict(place, layer=2, vector=self.V[2])])
+        self.same([dict(place, layer="*", vector="layers")], [dict(place, layer=0, vector=self.V[0]), dict(place, layer=2, vector=self.V[2])])
+        self.same([dict(place, layer="*", vector="control", strength=0.5)],
+                  [dict(place, layer=1, vector=self.V[1], strength=0.5), dict(place, layer=2, vector=self.V[2], strength=0.5)])
+
+    def test_refusals(self):
+        place = {"layer": 0, "component": "resid_post", "op": "add"}
+        for vector, status, says in (("none", 404, "no file"), ("../glia-outside", 400, "plain name"), ("/etc/passwd", 400, "plain name"),
+                                     (".hidden", 400, "plain name"), ("..", 400, "plain name"), ("", 400, "plain name"),
+                                     ("ints", 400, "float"), ("cut", 400, "needs more"), ("odd", 400, "GGUF"), ("control", 404, "layer 0"),
+                                     ({"file": "layers", "tensor": "x"}, 404, "no tensor"), ({"file": "one.npy", "row": 1}, 400, "unknown")):
+            with self.subTest(vector=vector):
+                status_got, body = self.run_with(dict(place, vector=vector))
+                self.assertEqual(status_got, status, body)
+                self.assertIn(says, body["error"]["message"])
+                self.assertTrue(body["error"]["param"].startswith("interventions[0].vector"), body)
+        self.check_error(self.run_with(dict(place, vector="narrow")), 400, "interventions[0]", says="64 numbers")
+        self.check_error(self.run_with(dict(place, vector="one.npy", direction="one.npy")), 400, "interventions[0]", says="two names")
+
+
 class Attention(ApiTest):
     def test_knockout_over_the_wire(self):
         hooks = [{"layer": 1, "component": "attn_probs"}]
@@ -228,7 +333,7 @@ class Refusals(ApiTest):
                 ({"op": "scale", "strength": "x"}, 400, "interventions[0].strength", "number"),
                 ({"op": "add"}, 400, "interventions[0]", "needs a vector of 64"),
                 ({"op": "add", "vector": [1, 2]}, 400, "interventions[0]", "64 numbers"),
-                ({"op": "add", "vector": "zz"}, 400, "interventions[0].vector", ""),
+                ({"op": "add", "vector": "zz"}, 422, "interventions[0].vector", "--assets"),
                 ({"vector": [1.0] * WIDTH}, 400, "interventions[0]", "takes no vector"),
                 ({"op": "project_out", "direction": [0] * WIDTH}, 400, "interventions[0]", "no direction"),
                 ({"when": {"direction": [1] * WIDTH}}, 400, "interventions[0].when", "above or below"),
