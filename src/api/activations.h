@@ -8,7 +8,13 @@
 enum { GLIA_MAX_HOOKS = 1024, GLIA_MAX_EXPANDED = 100000, GLIA_MAX_POSITIONS = 65536 };
 
 /* RAW: bytes behind the entry (frames); TENSOR: a tensor of the same file (safetensors).  The wire chooses these two. */
-typedef enum glia_encoding { GLIA_ENC_LIST, GLIA_ENC_BASE64, GLIA_ENC_RAW, GLIA_ENC_TENSOR } glia_encoding;
+typedef enum glia_encoding {
+    GLIA_ENC_LIST,
+    GLIA_ENC_BASE64,
+    GLIA_ENC_RAW,
+    GLIA_ENC_TENSOR,
+    GLIA_ENC_STORED /* a tensor of a stored run */
+} glia_encoding;
 
 typedef struct glia_act_format {
     glia_encoding encoding;
@@ -77,7 +83,7 @@ typedef struct glia_act_writer {
     size_t at;               /* floats written */
     size_t at_index;         /* indices written */
     bool open, in_indices;
-    const char *tensor;      /* GLIA_ENC_TENSOR: its name */
+    const char *tensor;      /* GLIA_ENC_TENSOR, GLIA_ENC_STORED: its name */
     int32_t choice;          /* written when acts->with_choice */
 } glia_act_writer;
 enum { GLIA_ACT_PIECE = 3 * 4096 }; /* floats; a multiple of 3 keeps base64 pieces joinable */

@@ -95,6 +95,7 @@ bool glia_frames_activation(glia_job *j) {
 typedef struct glia_whole_tensor {
     char *name; /* the key, and what makes it one of a kind */
     const glia_frame *frame;
+    int32_t choice;
 } glia_whole_tensor_t;
 
 static int by_name(const void *a, const void *b) { return strcmp(a, b); }
@@ -117,7 +118,7 @@ const char *glia_whole_tensor(glia_job *j, const glia_choice *c, const glia_fram
         glia_free(text);
         return NULL;
     }
-    j->tensors[j->n_tensors++] = (glia_whole_tensor_t){.name = text, .frame = f};
+    j->tensors[j->n_tensors++] = (glia_whole_tensor_t){.name = text, .frame = f, .choice = c->index};
     return text;
 }
 
@@ -132,7 +133,7 @@ static void describe(const glia_job *j, const glia_whole_tensor_t *t, glia_st_te
 }
 
 /* Every tensor, and behind each top-k its indices as NAME.indices. */
-char *glia_whole_safetensors(glia_job *j, char *json, size_t *n) {
+bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud) {
     const char *meta[2][2] = {{"format", "glia-activations-1"}, {"reply", json}};
     glia_st_tensor *t = glia_calloc(2 * j->n_tensors, sizeof *t);
     char **names = glia_calloc(j->n_tensors, sizeof *names);
@@ -146,17 +147,54 @@ char *glia_whole_safetensors(glia_job *j, char *json, size_t *n) {
         t[k] = t[k - 1], t[k].name = names[i], t[k].dtype = GLIA_ST_I32;
         k++;
     }
-    ok = ok && !glia_st_header(&b, t, k, (const char *const(*)[2])meta, 2, NULL, NULL);
+    ok = ok && !glia_st_header(&b, t, k, (const char *const(*)[2])meta, 2, NULL, NULL) && put(ud, b.p, b.n);
     for (size_t i = 0; ok && i < j->n_tensors; i++) {
         glia_act_writer w = {.acts = &j->acts, .frame = j->tensors[i].frame};
-        while (!glia_act_raw(&w, &b)) {}
+        for (bool last = false; ok && !last;) {
+            b.n = 0;
+            last = glia_act_raw(&w, &b);
+            ok = !b.failed && (!b.n || put(ud, b.p, b.n));
+        }
     }
     for (size_t i = 0; names && i < j->n_tensors; i++) free(names[i]);
     glia_free(names);
     glia_free(t);
+    glia_buf_clear(&b);
+    return ok;
+}
+
+static bool append(void *ud, const void *p, size_t n) { return glia_buf_add(ud, p, n); }
+
+char *glia_whole_safetensors(glia_job *j, char *json, size_t *n) {
+    glia_buf b = {0};
+    if (!glia_whole_emit(j, json, append, &b)) b.failed = true;
     glia_free(json);
-    if (!ok) b.failed = true;
     return glia_buf_take(&b, n);
+}
+
+bool glia_whole_has_indices(const glia_job *j, size_t i) { return j->tensors[i].frame->indices != NULL; }
+
+void glia_whole_describe(const glia_job *j, size_t i, glia_run_tensor *out) {
+    const glia_whole_tensor_t *t = &j->tensors[i];
+    const glia_frame *f = t->frame;
+    glia_st_tensor st;
+    describe(j, t, &st);
+    *out = (glia_run_tensor){.name = t->name,
+                             .point = f->point,
+                             .layer = glia_point_has_layer(f->point) ? f->layer : -1,
+                             .grade = f->grade,
+                             .reduce = f->reduce,
+                             .dtype = st.dtype,
+                             .rows = (uint64_t)f->n_rows,
+                             .width = f->width,
+                             .n_heads = f->n_heads,
+                             .head_dim = f->n_cols ? 0 : f->head_dim,
+                             .n_cols = f->n_cols,
+                             .choice = t->choice,
+                             .phase = f->phase,
+                             .positions = f->positions,
+                             .token_ids = f->token_ids,
+                             .n_positions = (size_t)f->n_positions};
 }
 
 void glia_binary_clear(glia_job *j) {

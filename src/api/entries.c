@@ -85,7 +85,9 @@ static void open_entry(const glia_act_writer *w, glia_buf *b) {
         if (f->indices) glia_buf_addf(b, ",\"indices_at\":%llu", (unsigned long long)data_bytes(w));
         break;
     case GLIA_ENC_TENSOR:
-        glia_buf_adds(b, ",\"encoding\":\"safetensors\",\"tensor\":");
+    case GLIA_ENC_STORED:
+        glia_buf_addf(b, ",\"encoding\":\"%s\",\"tensor\":",
+                      a->format.encoding == GLIA_ENC_STORED ? "stored" : "safetensors");
         glia_json_add_cstr(b, w->tensor);
         break;
     }

@@ -1,5 +1,6 @@
 /* api/job.c — life of a generation request: parse, submit, pull, end. */
 #include "api/job.h"
+#include "api/keep.h"
 #include "api/prompt.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -27,7 +28,8 @@ static void clear_choice(const glia_job *j, glia_choice *c) {
 }
 
 void glia_job_free(glia_job *j) {
-    if (!j) return;
+    if (!j || glia_keep_abandon(j)) return;
+    glia_keep_free(j);
     glia_event_free(j->ev);
     for (size_t i = 0; j->choices && i < j->n_choices; i++) clear_choice(j, &j->choices[i]);
     glia_sources_free(j->sources); /* before the waker goes */
@@ -65,12 +67,25 @@ static int reply_error(glia_http_request *rq, const glia_err *err) {
     return GLIA_HTTP_END;
 }
 
+/* Called again when the run is written. */
+static int reply_stored(glia_job *j, glia_http_request *rq) {
+    glia_err err;
+    bool done;
+    char *body;
+    size_t n;
+    if (glia_keep_run(j, &done, &body, &n, &err)) return reply_error(rq, &err);
+    if (!done) return GLIA_HTTP_WAIT;
+    (void)glia_http_reply_take(rq, 200, "application/json", body, n);
+    return GLIA_HTTP_END;
+}
+
 static int reply_whole(glia_job *j, glia_http_request *rq) {
     size_t n;
     glia_err why;
     for (size_t i = 0; i < j->n_choices; i++) {
         if (glia_answer_whole(j, &j->choices[i], &why)) return reply_error(rq, &why);
     }
+    if (j->keep) return reply_stored(j, rq);
     char *body = j->face->whole(j, &n);
     bool file = j->wire == GLIA_WIRE_SAFETENSORS;
     if (body && file) body = glia_whole_safetensors(j, body, &n);
@@ -140,6 +155,7 @@ static bool drain_choice(glia_job *j, glia_choice *c, glia_err *err) {
 
 static int start_whole(glia_job *j, glia_http_request *rq) {
     glia_err err;
+    if (glia_keep_started(j)) return reply_stored(j, rq);
     for (size_t i = 0; i < j->n_choices; i++) {
         if (drain_choice(j, &j->choices[i], &err)) continue;
         cancel_all(j);
@@ -362,6 +378,7 @@ static glia_status check_frames(const glia_job *j, glia_err *err) {
 }
 
 static glia_status choose_wire(glia_job *j, glia_http_request *rq, glia_err *err) {
+    glia_status st;
     if (!j->gen.stream) {
         j->wire = j->acts.n && accepts(rq, "application/vnd.safetensors") ? GLIA_WIRE_SAFETENSORS : GLIA_WIRE_WHOLE;
     } else if (accepts(rq, "application/vnd.glia.frames")) {
@@ -371,6 +388,7 @@ static glia_status choose_wire(glia_job *j, glia_http_request *rq, glia_err *err
     }
     if (j->wire == GLIA_WIRE_FRAMES) j->typed = true, j->acts.format.encoding = GLIA_ENC_RAW;
     if (j->wire == GLIA_WIRE_SAFETENSORS) j->acts.format.merge = true, j->acts.format.encoding = GLIA_ENC_TENSOR;
+    if ((st = glia_keep_plan(j, err))) return st;
     return check_frames(j, err);
 }
 
@@ -394,7 +412,7 @@ static void fill_params(const glia_job *j, const glia_choice *c, glia_request_pa
 
 static glia_status check_reply_size(const glia_job *j, glia_err *err) {
     uint64_t bytes, sum = 0, max = j->app->max_reply ? j->app->max_reply : DEFAULT_MAX_REPLY;
-    if (!glia_wire_is_whole(j->wire) || !j->acts.n) return GLIA_OK;
+    if ((!glia_wire_is_whole(j->wire) && !j->keep) || !j->acts.n) return GLIA_OK;
     for (size_t i = 0; i < j->n_choices; i++) {
         glia_request_params p;
         fill_params(j, &j->choices[i], &p);
@@ -475,10 +493,12 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face,
     j->typed = with_activations;
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
     if ((st = read_body(j, root, &translated, &err))) goto done;
+    if (!face->read && (st = glia_keep_parse(j, root, &err))) goto done; /* other families keep conversations */
     if ((st = check_scopes(j, rq, &err))) goto done;
     if ((st = choose_wire(j, rq, &err))) goto done;
     j->waker = glia_http_waker_get(rq);
     j->wake = wake_request, j->wake_ud = j->waker;
+    if (j->keep) j->keep_waker = glia_http_waker_get(rq);
     if ((st = submit(j, &err))) goto done;
     (void)glia_http_defer(rq, &generator, j); /* owns j from here on, also on failure */
     j = NULL;

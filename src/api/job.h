@@ -140,6 +140,9 @@ struct glia_job {
     struct glia_whole_tensor *tensors; /* safetensors: [n_tensors], once the activations are written */
     size_t n_tensors;
     void *tensor_names; /* tree of search.h: all names so far */
+
+    struct glia_keep *keep; /* "store": the activations go to the store (keep.h); NULL: they do not */
+    glia_http_waker *keep_waker; /* for its thread, until that runs */
 };
 
 /* Parse, check, submit, and answer with a generator; on failure with an error. */
@@ -193,6 +196,11 @@ const char *glia_whole_tensor(glia_job *j, const glia_choice *c, const glia_fram
 /* The file, from the JSON that the face made (taken).  NULL: no memory. */
 char *glia_whole_safetensors(glia_job *j, char *json, size_t *n);
 void glia_binary_clear(glia_job *j);
+/* The same file in pieces, through put; false: put failed, or no memory. */
+bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud);
+/* Tensor i of j->n_tensors for the catalogue of runs; pointers are borrowed from the job. */
+void glia_whole_describe(const glia_job *j, size_t i, glia_run_tensor *out);
+bool glia_whole_has_indices(const glia_job *j, size_t i); /* NAME.indices (I32) stands behind it */
 
 /* -- pieces.c: what whole replies and streams have in common */
 const char *glia_finish_name(glia_finish f);

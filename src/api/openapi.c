@@ -60,6 +60,8 @@ static const struct {
      "{\"type\":\"array\",\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}", true, true},
     {"interventions",
      "{\"type\":\"array\",\"maxItems\":4096,\"items\":{\"$ref\":\"#/components/schemas/Intervention\"}}", true, true},
+    {"store", "{\"type\":\"boolean\",\"default\":false,\"description\":\"keep the activations as a run of the store\"}", true, true},
+    {"note", "{\"type\":\"string\",\"description\":\"one line to find the stored run again\"}", true, true},
     {"activation_format", "{\"$ref\":\"#/components/schemas/ActivationFormat\"}", true, true},
 };
 

@@ -17,6 +17,8 @@ typedef struct pairing {
 
 struct glia_store {
     pthread_mutex_t mu;
+    pthread_cond_t idle; /* n_holds fell to 0 */
+    size_t n_holds;
     char *folder; /* NULL: the default one */
     uint64_t limit;
     char **data_dirs; /* [n] real paths */
@@ -30,6 +32,7 @@ glia_store *glia_store_new(const char *folder, uint64_t limit, const char *const
     glia_store *s = glia_calloc(1, sizeof *s);
     if (!s) return NULL;
     (void)pthread_mutex_init(&s->mu, NULL);
+    (void)pthread_cond_init(&s->idle, NULL);
     s->limit = limit;
     bool ok = (!folder || (s->folder = glia_strdup(folder))) && (s->data_dirs = glia_calloc(n, sizeof *s->data_dirs));
     for (size_t i = 0; ok && i < n; i++) {
@@ -44,13 +47,29 @@ glia_store *glia_store_new(const char *folder, uint64_t limit, const char *const
 
 void glia_store_free(glia_store *s) {
     if (!s) return;
+    (void)pthread_mutex_lock(&s->mu);
+    while (s->n_holds) (void)pthread_cond_wait(&s->idle, &s->mu);
+    (void)pthread_mutex_unlock(&s->mu);
     glia_runs_close(s->runs);
     for (size_t i = 0; i < s->n_data_dirs; i++) glia_free(s->data_dirs[i]);
     glia_free(s->data_dirs);
     glia_free(s->pairs);
     glia_free(s->folder);
+    (void)pthread_cond_destroy(&s->idle);
     (void)pthread_mutex_destroy(&s->mu);
     glia_free(s);
+}
+
+void glia_store_hold(glia_store *s) {
+    (void)pthread_mutex_lock(&s->mu);
+    s->n_holds++;
+    (void)pthread_mutex_unlock(&s->mu);
+}
+
+void glia_store_release(glia_store *s) {
+    (void)pthread_mutex_lock(&s->mu);
+    if (!--s->n_holds) (void)pthread_cond_broadcast(&s->idle);
+    (void)pthread_mutex_unlock(&s->mu);
 }
 
 glia_status glia_store_runs(glia_store *s, glia_runs **out, glia_err *err) {

@@ -22,6 +22,10 @@ glia_status glia_store_runs(glia_store *s, glia_runs **out, glia_err *err);
 glia_status glia_store_path(const glia_store *s, const char *path, bool exists, const char *param, char **out,
                             glia_err *err);
 
+/* Threads of their own that write runs: glia_store_free waits for them. */
+void glia_store_hold(glia_store *s);
+void glia_store_release(glia_store *s);
+
 /* Which task writes a run now, or wrote it last.  false: none since the server started. */
 bool glia_store_task_of(glia_store *s, const char *run, char task[GLIA_TASK_ID]);
 glia_status glia_store_set_task(glia_store *s, const char *run, const char *task, glia_err *err);

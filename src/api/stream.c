@@ -1,6 +1,6 @@
 /* api/stream.c — replies that are sent as they come: SSE and NDJSON.  The HTTP thread that pulls the job.
  * Events of several choices are taken in turns; what an event looks like is the face's to say. */
-#include "api/job.h"
+#include "api/keep.h"
 #include <string.h>
 
 const char *glia_stream_type(const glia_job *j) {
@@ -71,16 +71,20 @@ static bool add_frames(glia_job *j, const glia_event *ev) {
 
 /* ------------------------------------------------------------------ events */
 
+static void end_stream(glia_job *j) {
+    j->face->end(j);
+    if (j->wire == GLIA_WIRE_FRAMES) glia_frames_end(j);
+    j->ended = true;
+}
+
 static bool end_choice(glia_job *j, glia_choice *c, const glia_event *ev, glia_err *err) {
     if (glia_answer_grow(j, c, ev->u.done.text, ev->u.done.n_text, NULL, true, err)) return false;
     c->ended = true;
     c->finish = ev->u.done.finish, c->usage = ev->u.done.usage;
     if (ev->u.done.stop) glia_buf_adds(&c->stop, ev->u.done.stop);
     j->face->close(j, c);
-    if (++j->n_ended < j->n_choices) return true;
-    j->face->end(j);
-    if (j->wire == GLIA_WIRE_FRAMES) glia_frames_end(j);
-    j->ended = true;
+    if (++j->n_ended < j->n_choices || j->keep) return true;
+    end_stream(j);
     return true;
 }
 
@@ -104,7 +108,10 @@ static bool write_event(glia_job *j, glia_choice *c, const glia_event *ev) {
             fail(j, &err);
         return true;
     }
-    case GLIA_EVENT_ACTIVATIONS: return add_frames(j, ev);
+    case GLIA_EVENT_ACTIVATIONS:
+        if (!j->keep) return add_frames(j, ev);
+        if (glia_keep_add(j, c, ev, &err)) fail(j, &err);
+        return true;
     case GLIA_EVENT_PROMPT_TOKEN: return true;
     case GLIA_EVENT_PROGRESS:
         if (j->face->progress) j->face->progress(j, c, ev->u.progress.n_done, ev->u.progress.n_total);
@@ -128,7 +135,31 @@ static bool next_event(glia_job *j) {
     return j->ev != NULL;
 }
 
+/* Every choice has ended and the activations are on their way to the store.  True: the stream has ended. */
+static bool end_stored(glia_job *j) {
+    glia_err err;
+    bool done;
+    char *labels;
+    size_t n;
+    if (glia_keep_run(j, &done, &labels, &n, &err)) {
+        fail(j, &err);
+        return true;
+    }
+    if (!done) return false;
+    glia_stream_open_line(j, "stored");
+    if (!j->typed) { /* a chunk without choices: OpenAI clients pass over it */
+        glia_add_head(&j->out, j, "chat.completion.stored");
+        glia_buf_adds(&j->out, ",\"choices\":[],");
+    }
+    glia_buf_add(&j->out, labels, n);
+    glia_free(labels);
+    glia_stream_close_line(j);
+    end_stream(j);
+    return true;
+}
+
 bool glia_stream_fill(glia_job *j) {
+    if (j->keep && j->n_ended == j->n_choices && !j->ev) return end_stored(j);
     if (!j->ev && !next_event(j)) return false;
     glia_choice *c = j->current;
     if (!c->opened) {

@@ -1,5 +1,5 @@
 /* api/whole.c — gathering events for replies that are sent in one piece.  The HTTP thread that runs the job's start(). */
-#include "api/job.h"
+#include "api/keep.h"
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -64,7 +64,7 @@ glia_status glia_whole_add(glia_job *j, glia_choice *c, const glia_event *ev, gl
 
 static void add_rows(glia_buf *b, glia_job *j, glia_choice *c, size_t h) {
     glia_act_writer w = {.acts = &j->acts, .frame = glia_act_rows_frame(&c->rows[h]), .choice = c->index};
-    bool tensor = j->wire == GLIA_WIRE_SAFETENSORS;
+    bool tensor = j->acts.format.encoding >= GLIA_ENC_TENSOR;
     if (w.frame && tensor) w.tensor = glia_whole_tensor(j, c, w.frame);
     if (!w.frame || (tensor && !w.tensor)) {
         b->failed = true;
@@ -95,6 +95,7 @@ static void add_key(glia_buf *b, glia_job *j, glia_choice *c, size_t key, bool *
 
 /* Each key's entries are freed once they are copied: the reply is never there twice as a whole. */
 void glia_whole_activations(glia_buf *b, glia_job *j) {
+    if (j->keep) glia_buf_addf(b, ",\"run\":\"%s\"", glia_keep_id(j));
     glia_buf_adds(b, ",\"activations\":{");
     for (size_t k = 0; k < j->acts.n_keys && !b->failed; k++) {
         bool first = true;

@@ -19,6 +19,7 @@ int cli_serve(int argc, char **argv);
 int cli_demo(int argc, char **argv);
 int cli_inspect(int argc, char **argv);
 int cli_harvest(int argc, char **argv);
+int cli_runs(int argc, char **argv);
 int cli_sweep(int argc, char **argv);
 int cli_version(int argc, char **argv);
 int cli_openapi(int argc, char **argv);

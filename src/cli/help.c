@@ -23,6 +23,7 @@ int cli_help(int argc, char **argv) {
         if (!strcmp(argv[0], "hooks")) return print_names();
         if (!strcmp(argv[0], "completion")) return cli_completion(1, ask);
         if (!strcmp(argv[0], "harvest")) return cli_harvest(1, ask);
+        if (!strcmp(argv[0], "runs")) return cli_runs(1, ask);
         if (!strcmp(argv[0], "sweep")) return cli_sweep(1, ask);
     }
     puts("glia — local language models (GGUF) over HTTP, with real activations per request\n\n"
@@ -31,6 +32,7 @@ int cli_help(int argc, char **argv) {
          "  glia inspect FILE|ID           what a model is, and which activations it gives\n"
          "  glia harvest --model … --data FILE --points LIST --out DIR\n"
          "                                 the activations of a data set, in files; resumable\n"
+         "  glia runs [show|export|rm …]   stored requests and harvests, and rows out of them\n"
          "  glia sweep --model … --clean TEXT --corrupted TEXT --answer TOKEN --wrong TOKEN\n"
          "                                 which layers, positions and heads carry an answer\n"
          "  glia completion bash|zsh|fish  a script that completes verbs and flags\n"

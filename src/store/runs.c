@@ -18,7 +18,6 @@ static const char schema[] =
     "CREATE TABLE IF NOT EXISTS runs(id TEXT PRIMARY KEY, kind INTEGER NOT NULL, state INTEGER NOT NULL, created INTEGER "
     "NOT NULL, model TEXT NOT NULL, model_sha256 TEXT NOT NULL, note TEXT NOT NULL, folder TEXT, bytes INTEGER NOT NULL, "
     "rows INTEGER NOT NULL, tokens INTEGER NOT NULL);"
-    "CREATE INDEX IF NOT EXISTS runs_by_time ON runs(created, id);"
     "CREATE TABLE IF NOT EXISTS files(run TEXT NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, sha256 TEXT NOT NULL, "
     "bytes INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY(run, seq)) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS tensors(run TEXT NOT NULL, seq INTEGER NOT NULL, name TEXT NOT NULL, point TEXT NOT NULL, "
@@ -182,14 +181,13 @@ static glia_status list_locked(glia_runs *s, int kind, const char *after, size_t
     if (status) return status;
     (void)snprintf(
         sql, sizeof sql,
-        "%sWHERE state != 3 AND (?1 < 0 OR kind = ?1) AND (?2 = '' OR created < ?3 OR (created = ?3 AND id < "
-        "?2)) ORDER BY created DESC, id DESC LIMIT ?4",
+        "%sWHERE state != 3 AND (?1 < 0 OR kind = ?1) AND (?2 = '' OR rowid < (SELECT rowid FROM runs WHERE id = "
+        "?2)) ORDER BY rowid DESC LIMIT ?3",
         about_columns);
     if ((status = glia_sql_prepare(s, sql, &st, err))) return status;
     (void)sqlite3_bind_int(st, 1, kind);
     (void)sqlite3_bind_text(st, 2, after ? after : "", -1, SQLITE_STATIC);
-    (void)sqlite3_bind_int64(st, 3, last.created);
-    (void)sqlite3_bind_int64(st, 4, limit && limit < INT32_MAX ? (sqlite3_int64)limit : -1);
+    (void)sqlite3_bind_int64(st, 3, limit && limit < INT32_MAX ? (sqlite3_int64)limit : -1);
     int rc;
     while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
         if (*n == cap) {
@@ -284,7 +282,7 @@ static glia_status make_room_locked(glia_runs *s, uint64_t bytes, glia_err *err)
         char sql[512];
         glia_status status = usage_locked(s, &u, err);
         if (status || !s->budget || (bytes <= s->budget && u.bytes <= s->budget - bytes)) return status;
-        (void)snprintf(sql, sizeof sql, "%sWHERE kind = 0 AND state = 1 ORDER BY created, id LIMIT 1", about_columns);
+        (void)snprintf(sql, sizeof sql, "%sWHERE kind = 0 AND state = 1 ORDER BY rowid LIMIT 1", about_columns);
         /* nothing is deleted for what would not fit an empty store */
         int rc = SQLITE_DONE;
         if (bytes <= s->budget) {

@@ -8,7 +8,7 @@ import tempfile
 import time
 import unittest
 
-from harness import ApiTest, Server, need, tiny
+from harness import ApiTest, Server, need, run, tiny
 
 need(tiny())
 server = None
@@ -259,6 +259,181 @@ class Harvests(ApiTest):
         self.assertEqual(seen, listed)
         self.assertGreaterEqual(len(seen), 3)
         self.assertEqual(r["usage"]["limit_bytes"], 20 << 30)
+
+
+HOOKS = [{"layer": "*", "component": "resid_post"}, {"layer": 1, "component": "attention_pattern", "hook_id": "a"},
+         {"layer": 0, "component": "z", "heads": [1], "hook_id": "z"},
+         {"layer": 1, "component": "mlp_act", "hook_id": "t", "reduce": {"op": "topk", "k": 3}},
+         {"layer": 1, "component": "resid_post", "hook_id": "m", "reduce": "mean"}]
+
+
+class Stored(ApiTest):
+    def request(self, **fields):
+        return dict({"prompt": "the cat sat", "max_tokens": 5, "temperature": 0, "ignore_eos": True, "cache_prompt": False,
+                     "activation_hooks": HOOKS}, **fields)
+
+    def test_the_stored_rows_are_those_of_the_reply(self):
+        status, sent = server.post("/v1/completions", self.request(activation_format={"merge": True}))
+        self.assertEqual(status, 200, sent)
+        status, kept = server.post("/v1/completions", self.request(store=True, note="a cat"))
+        self.assertEqual(status, 200, kept)
+        self.assertEqual(kept["choices"][0]["text"], sent["choices"][0]["text"])
+        status, run = server.get("/api/v1/runs/" + kept["run"])
+        self.assertEqual((status, run["kind"], run["note"], run["status"]), (200, "request", "a cat", "complete"))
+        names = {t["name"] for t in run["tensors"]}
+        self.assertEqual(set(kept["activations"]), set(sent["activations"]))
+        mean = slice_of(kept["run"], kept["activations"]["m"][0]["tensor"])
+        self.assertEqual(len(mean["data"]), 2)  # the prompt's and that of what was generated, as in a safetensors reply
+        self.assertNotIn("positions", mean)
+        for key, entries in sent["activations"].items():
+            if key == "m":
+                continue
+            for a, b in zip(entries, kept["activations"][key]):
+                self.assertEqual((b["encoding"], "data" in b), ("stored", False))
+                self.assertIn(b["tensor"], names)
+                self.assertEqual({k: v for k, v in a.items() if k not in ("data", "encoding", "indices")},
+                                 {k: v for k, v in b.items() if k not in ("tensor", "encoding")})
+                got = slice_of(kept["run"], b["tensor"])
+                want = a["data"][0]
+                if len(a["shape"]) == 4:  # heads first there, rows first here
+                    want = [[head[r] for head in want] for r in range(a["shape"][2])]
+                flat = lambda x: [z for y in x for z in flat(y)] if isinstance(x, list) else [x]
+                x, y = flat(want), flat(got["data"])
+                self.assertEqual(len(x), len(y), key)
+                self.assertLess(max(abs(p - q) for p, q in zip(x, y)), 1e-5 * max(1, max(map(abs, x))), key)
+                self.assertEqual((got["positions"], got["token_ids"]), (a["positions"], a["token_ids"]))
+                if "indices" in a:
+                    self.assertEqual(slice_of(kept["run"], b["tensor"] + ".indices")["data"], a["indices"][0])
+        some = slice_of(kept["run"], "resid_post.0" if "resid_post.0" in names else sorted(names)[0], positions="1:3,-1")
+        self.assertEqual(some["positions"][:2], [1, 2])
+        # the file is a safetensors reply of its own
+        with open(os.path.join(run["folder"], run["files"][0]["name"]), "rb") as f:
+            head = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        self.assertEqual(json.loads(head["__metadata__"]["reply"])["run"], kept["run"])
+        self.assertEqual(set(head) - {"__metadata__"}, names)
+        self.assertEqual(server.post("/api/v1/runs/%s/verify" % kept["run"], {})[0], 200)
+        self.assertEqual(server.call("DELETE", "/api/v1/runs/" + kept["run"])[1]["files"], "deleted")
+        self.check_error(server.get("/api/v1/runs/" + kept["run"]), 404, "id")
+
+    def test_streams_name_their_run_at_the_end(self):
+        for path, accept in (("/v1/completions", None), ("/v1/chat/completions/with_activations", None)):
+            body = self.request(store=True)
+            if "chat" in path:
+                body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+            lines = server.ndjson(path, body) if "with" in path else server.sse(path, body)
+            stored = [x for x in lines if x.get("type") == "stored" or "run" in x]
+            self.assertEqual(len(stored), 1)
+            self.assertFalse([x for x in lines if x.get("type") == "activation"])
+            entry = stored[0]["activations"]["m"][0]
+            self.assertEqual(entry["encoding"], "stored")
+            self.assertEqual(len(slice_of(stored[0]["run"], entry["tensor"])["data"]), 2)
+            self.assertTrue(lines[-1].get("type") == "done" or lines[-1] is stored[0])
+
+    def test_several_answers_are_told_apart(self):
+        status, r = server.post("/v1/completions", self.request(store=True, n=2, temperature=1, seed=3))
+        self.assertEqual(status, 200, r)
+        entries = r["activations"]["z"]
+        self.assertEqual([e["choice"] for e in entries], [0, 1])
+        self.assertEqual(len({e["tensor"] for e in entries}), 2)
+        run = server.get("/api/v1/runs/" + r["run"])[1]
+        self.assertEqual({t["choice"] for t in run["tensors"]}, {0, 1})
+
+    def test_without_hooks_nothing_is_stored(self):
+        before = server.get("/api/v1/runs")[1]["usage"]["runs"]
+        status, r = server.chat(store=True)
+        self.assertEqual(status, 200, r)
+        self.assertNotIn("run", r)
+        self.assertEqual(server.get("/api/v1/runs")[1]["usage"]["runs"], before)
+
+    def test_what_cannot_be_stored_is_refused(self):
+        for accept, stream in (("application/vnd.safetensors", False), ("application/vnd.glia.frames", True)):
+            body = json.dumps(self.request(store=True, stream=stream)).encode()
+            status, _, reply = server.raw("POST", "/v1/completions", body, {"Accept": accept})
+            self.assertEqual((status, json.loads(reply)["error"]["param"]), (400, "store"))
+        self.check_error(server.post("/v1/completions", self.request(store="yes")), 400, "store")
+
+    def test_a_client_that_leaves_leaves_no_run(self):
+        before = server.get("/api/v1/runs?kind=request")[1]["usage"]["runs"]
+        for wait_s in (0.0, 0.01, 0.03, 0.06, 0.1):
+            c = server.connect()
+            c.request("POST", "/v1/completions", json.dumps(self.request(store=True, max_tokens=20)))
+            time.sleep(wait_s)
+            c.close()
+        deadline = time.monotonic() + 30
+        while server.get("/health")[1]["capture_memory"]["held_bytes"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        folders = [f for f in os.listdir(os.path.join(folder.name, "store")) if f.startswith("run-")]
+        listed = [x["id"] for x in server.get("/api/v1/runs?limit=1000")[1]["data"]]
+        self.assertEqual(sorted(folders), sorted(f for f in listed if f in folders))
+        self.assertLessEqual(server.get("/api/v1/runs")[1]["usage"]["runs"] - before, 5)
+
+
+class Budget(ApiTest):
+    def test_the_oldest_requests_go_first(self):
+        with tempfile.TemporaryDirectory() as store:
+            s = Server(tiny(), ("--store", store, "--store-limit", "400K", "--ctx", "64"))
+            try:
+                ids = []
+                body = {"prompt": "the cat sat on the mat", "max_tokens": 2, "activation_hooks":
+                        [{"layer": "*", "component": c} for c in ("resid_post", "resid_pre", "mlp_act", "z")], "store": True}
+                for _ in range(8):
+                    status, r = s.post("/v1/completions", body)
+                    self.assertEqual(status, 200, r)
+                    ids.append(r["run"])
+                left = [x["id"] for x in s.get("/api/v1/runs")[1]["data"]]
+                self.assertEqual(left, ids[::-1][:len(left)])
+                self.assertTrue(0 < len(left) < 8)
+                self.assertLessEqual(s.get("/api/v1/runs")[1]["usage"]["bytes"], 400 << 10)
+            finally:
+                s.stop()
+
+
+class Cli(ApiTest):
+    def test_runs_are_listed_shown_exported_and_deleted(self):
+        h = start(documents=texts(12), note="for the shell")
+        wait(h["id"])
+        store = ("--store", os.path.join(folder.name, "store"))
+        status, out, err = run("runs", *store)
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn(h["id"], out)
+        self.assertIn("for the shell", out)
+        status, out, _ = run("runs", "--json", "--kind", "harvest", "--limit", "1", *store)
+        self.assertEqual(len([json.loads(line) for line in out.splitlines()]), 1)
+        status, out, _ = run("runs", "show", h["id"], *store)
+        self.assertIn("resid_post.1", out)
+        target = os.path.join(folder.name, "x.npy")
+        status, out, err = run("runs", "export", h["id"], "z.1", "--rows", "2:5", "--out", target, *store)
+        self.assertEqual((status, out, err), (0, "", ""))
+        with open(target, "rb") as f:
+            data = f.read()
+        want = [x for row in slice_of(h["id"], "z.1", rows="2:5")["data"] for x in row]
+        self.assertEqual(data[-4 * len(want):], struct.pack("<%df" % len(want), *want))
+        status, out, err = run("runs", "export", h["id"], "z.1", "--rows", "9999", "--out", target + "2", *store)
+        self.assertEqual((status, err.count("\n")), (1, 1))
+        self.assertFalse(os.path.exists(target + "2"))
+        self.assertEqual(run("runs", "verify", h["id"], *store)[0], 0)
+        self.assertEqual(run("runs", "rm", h["id"], *store)[0], 0)
+        self.check_error(server.get("/api/v1/runs/" + h["id"]), 404, "id")
+        for bad in (("runs", "shwo"), ("runs", "show"), ("runs", "export", "x"), ("runs", "--limt", "1")):
+            status, out, err = run(*bad, *store)
+            self.assertEqual((status, out), (2, ""), bad)
+            self.assertTrue(err)
+
+    def test_a_harvest_of_the_shell_is_added(self):
+        data, out = os.path.join(folder.name, "d.txt"), os.path.join(folder.name, "own")
+        with open(data, "w") as f:
+            f.write("\n".join(texts(6)))
+        store = ("--store", os.path.join(folder.name, "store"))
+        self.assertEqual(run("harvest", "--model", tiny(), "--data", data, "--points", "z@0", "--out", out, "--ctx", "64",
+                             "--threads", "1")[0], 0)
+        status, text, err = run("runs", "add", out, *store)
+        self.assertEqual((status, err), (0, ""))
+        again = run("runs", "add", out, *store)[1]
+        self.assertEqual(text, again)
+        r = slice_of(text.strip(), "z.0", document=5)
+        self.assertEqual(set(r["documents"]), {5})
+        self.assertEqual(server.call("DELETE", "/api/v1/runs/" + text.strip())[1]["files"], "kept")
 
 
 if __name__ == "__main__":
