@@ -57,6 +57,8 @@ void glia_on_analyze_lens(void *ud, glia_http_request *rq);
 void glia_on_analyze_attribution(void *ud, glia_http_request *rq);
 void glia_on_analyze_flow(void *ud, glia_http_request *rq);
 void glia_on_analyze_tokens(void *ud, glia_http_request *rq);
+/* patch.c */
+void glia_on_patch(void *ud, glia_http_request *rq);
 /* sweeps.c */
 void glia_on_sweep(void *ud, glia_http_request *rq);
 void glia_on_sweep_tensors(void *ud, glia_http_request *rq);

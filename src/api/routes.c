@@ -69,6 +69,8 @@ static const glia_http_route routes[] = {
     {"GET", "/repository", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
     {"GET", "/plugins", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
     {"GET", "/runtime", glia_on_lms_socket, "WebSocket of LM Studio's SDKs: nothing is served there", true, 0},
+    {"POST", "/v1/activations/patch", glia_on_patch, "Interventions on a prompt, each alone and all together: what becomes of the answer",
+     false, GLIA_SCOPE_INFER | GLIA_SCOPE_EDIT},
     {"POST", "/api/v1/sweeps", glia_on_sweep, "Activation patching or ablation over layers × positions × heads, as a task or (wait) at once",
      false, GLIA_SCOPE_INFER | GLIA_SCOPE_EDIT},
     {"GET", "/api/v1/sweeps/{id}", glia_on_task, "A sweep with its progress and, once it has ended, its result", false, GLIA_SCOPE_READ},

@@ -272,6 +272,11 @@ static glia_status lease_results(run *r, glia_err *err) {
     return st;
 }
 
+static glia_status failed(const run *r, size_t index, glia_status st) {
+    if (r->p->failed) *r->p->failed = index;
+    return st;
+}
+
 /* Fill the free places.  EBUSY is no failure: the queue is full of other people's requests. */
 static glia_status submit(run *r, bool *any, glia_err *err) {
     for (size_t k = 0; k < r->n_flights && r->next < r->p->n_cases; k++) {
@@ -285,7 +290,7 @@ static glia_status submit(run *r, bool *any, glia_err *err) {
         }
         glia_status st = glia_request_submit(&fl->rq, r->m, &q, err);
         if (st == GLIA_EBUSY) return GLIA_OK;
-        if (st) return st;
+        if (st) return failed(r, r->next, st);
         glia_request_on_event(fl->rq, on_event, &r->bell);
         fl->index = r->next++;
         *any = true;
@@ -318,7 +323,7 @@ static glia_status take_event(run *r, flight *fl, const glia_event *ev, glia_err
     case GLIA_EVENT_DONE: return end_case(r, fl, &ev->u.done.usage, err);
     case GLIA_EVENT_ERROR:
         if (err) *err = ev->u.error;
-        return ev->u.error.status;
+        return failed(r, fl->index, ev->u.error.status);
     case GLIA_EVENT_PROGRESS:
     case GLIA_EVENT_PROMPT_TOKEN: break;
     }
@@ -358,6 +363,7 @@ glia_status glia_forward_run(glia_forward **out, glia_model *m, const glia_forwa
     glia_model_info info;
     run r = {.m = m, .p = p};
     *out = NULL;
+    if (p->failed) *p->failed = SIZE_MAX;
     (void)pthread_mutex_init(&r.bell.lock, NULL);
     (void)pthread_cond_init(&r.bell.cond, NULL);
     glia_model_get_info(m, &info);

@@ -64,6 +64,7 @@ typedef struct glia_forward_params {
      * what runs at once.  An error ends the whole.  NULL: all results are kept until glia_forward_free. */
     glia_status (*on_case)(void *ud, size_t index, const glia_forward_result *r, glia_err *err);
     void *ud;
+    size_t *failed;     /* the case that an error is of, SIZE_MAX: of none; may be NULL */
     size_t n_in_flight; /* cases submitted at once; 0: two for each slot of the model */
 } glia_forward_params;
 

@@ -381,9 +381,9 @@ static glia_status on_case(void *ud, size_t index, const glia_forward_result *r,
 }
 
 /* The engine's name for what is wrong → the sweep's. */
-static void fix_param(const sweep *s, glia_err *err) {
-    (void)s;
-    if (err && !strncmp(err->param, "interventions", 13)) (void)snprintf(err->param, sizeof err->param, "sweeps");
+static void fix_param(const sweep *s, size_t failed, glia_err *err) {
+    if (!err || strncmp(err->param, "interventions", 13) != 0 || failed >= s->n_cells) return;
+    (void)snprintf(err->param, sizeof err->param, "sweeps[%zu].component", s->cells[failed].grid);
 }
 
 static glia_status run_changed(sweep *s, glia_err *err) {
@@ -413,11 +413,12 @@ static glia_status run_changed(sweep *s, glia_err *err) {
                                           .edits = &s->edits[i], .n_edits = 1};
     }
     glia_forward *f = NULL;
+    size_t failed;
     if (!st && s->n_cells) {
         const glia_forward_params fp = {.cases = s->cases, .n_cases = s->n_cells, .on_progress = on_progress,
-                                        .on_case = on_case, .ud = s};
+                                        .on_case = on_case, .ud = s, .failed = &failed};
         st = glia_forward_run(&f, s->m, &fp, err);
-        if (st) fix_param(s, err);
+        if (st) fix_param(s, failed, err);
     }
     glia_forward_free(f);
     s->out->n_run = s->n_cells;
