@@ -89,8 +89,8 @@ static glia_status read_entries(glia_study *s, patch *p, glia_err *err) {
     for (size_t k = 0; k < p->acts.n_edits && !st; k++) {
         char at[64];
         (void)snprintf(at, sizeof at, "interventions[%zu].target_positions", p->acts.edit_sources[k]);
-        for (size_t i = 0; i < p->acts.edits[k].where.n_positions; i++) { /* nothing is generated: they would never come */
-            int64_t pos = p->acts.edits[k].where.positions[i];
+        for (size_t q = 0; q < p->acts.edits[k].where.n_positions; q++) { /* nothing is generated: they would never come */
+            int64_t pos = p->acts.edits[k].where.positions[q];
             if (pos >= (int64_t)s->n_tokens)
                 return glia_fail_at(err, GLIA_EINVAL, at, "%s: position %lld does not exist, the prompt has %zu tokens", at,
                                     (long long)pos, s->n_tokens);
