@@ -240,13 +240,13 @@ typedef struct wish {
     const char *hook_id;
 } wish;
 
-static glia_status parse_wish(glia_acts *a, yyjson_val *v, size_t index, int32_t n_layer, const char *arch, wish *w,
-                              glia_err *err) {
+static glia_status parse_wish(glia_acts *a, yyjson_val *v, const char *list, size_t index, int32_t n_layer,
+                              const char *arch, wish *w, glia_err *err) {
     static const char *const fields[] = {"layer",   "layer_name",    "component",      "name",
                                          "hook_id", "capture_input", "capture_output", "positions",
                                          "heads",   "channels",      "reduce",         "dtype"};
     char path[64];
-    (void)snprintf(path, sizeof path, "activation_hooks[%zu]", index);
+    (void)snprintf(path, sizeof path, "%s[%zu]", list, index);
     if (!yyjson_is_obj(v))
         return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object, not %s", path, glia_json_kind(v));
     *w = (wish){.spec.output = true, .dtype = a->format.dtype};
@@ -404,16 +404,30 @@ static glia_status expand(glia_acts *a, const wish *wishes, size_t n, int32_t n_
     return make_keys_differ(a, err);
 }
 
-glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32_t n_layer, const char *arch,
-                            glia_err *err) {
+/* The entries of one list, which errors call `name`. */
+static glia_status parse_list(glia_acts *a, yyjson_val *list, const char *name, int32_t n_layer, const char *arch,
+                              wish *wishes, glia_err *err) {
+    yyjson_arr_iter it;
+    yyjson_val *item;
+    glia_status st = GLIA_OK;
+    size_t i = 0;
+    if (!list) return GLIA_OK;
+    for (yyjson_arr_iter_init(list, &it); !st && (item = yyjson_arr_iter_next(&it)); i++)
+        st = parse_wish(a, item, name, i, n_layer, arch, &wishes[i], err);
+    return st;
+}
+
+glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, yyjson_val *registered, bool required, int32_t n_layer,
+                            const char *arch, glia_err *err) {
     *a = (glia_acts){0};
     glia_status st = parse_format(&a->format, root, err);
     if (st) return st;
     const char *param = "activation_hooks";
-    yyjson_val *list = glia_json_get(root, param), *item;
+    yyjson_val *list = glia_json_get(root, param);
     if (list && !yyjson_is_arr(list))
         return glia_fail_at(err, GLIA_EINVAL, param, "%s must be a list, not %s", param, glia_json_kind(list));
-    size_t n = list ? yyjson_arr_size(list) : 0;
+    a->n_listed = list ? yyjson_arr_size(list) : 0;
+    size_t n = a->n_listed + (registered ? yyjson_arr_size(registered) : 0);
     if (!n && !required) return GLIA_OK;
     if (!n) {
         return glia_fail_at(err, GLIA_EINVAL, param,
@@ -429,10 +443,8 @@ glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32
     }
     wish *wishes = glia_calloc(n, sizeof *wishes);
     if (!wishes) return glia_fail(err, GLIA_ENOMEM, "%s", param);
-    yyjson_arr_iter it;
-    size_t i = 0;
-    for (yyjson_arr_iter_init(list, &it); !st && (item = yyjson_arr_iter_next(&it)); i++)
-        st = parse_wish(a, item, i, n_layer, arch, &wishes[i], err);
+    st = parse_list(a, list, param, n_layer, arch, wishes, err);
+    if (!st) st = parse_list(a, registered, "registered_hooks", n_layer, arch, wishes + a->n_listed, err);
     if (!st) st = expand(a, wishes, n, n_layer, err);
     glia_free(wishes);
     return st;
@@ -444,7 +456,9 @@ void glia_acts_fix_param(const glia_acts *a, glia_err *err) {
     unsigned long i = strtoul(open + 1, &end, 10);
     bool hooks = !strncmp(err->param, "activation_hooks[", 17), edits = !strncmp(err->param, "interventions[", 14);
     if (end == open + 1 || *end != ']' || (!hooks && !edits) || i >= (hooks ? a->n : a->n_edits)) return;
-    (void)snprintf(param, sizeof param, "%.*s%zu%s", (int)(open + 1 - err->param), err->param,
-                   hooks ? a->labels[i].source : a->edit_sources[i], end);
+    size_t source = hooks ? a->labels[i].source : a->edit_sources[i];
+    bool registered = hooks && source >= a->n_listed;
+    (void)snprintf(param, sizeof param, "%s[%zu%s", registered ? "registered_hooks" : hooks ? "activation_hooks" : "interventions",
+                   registered ? source - a->n_listed : source, end);
     memcpy(err->param, param, sizeof param);
 }

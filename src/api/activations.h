@@ -28,7 +28,7 @@ typedef struct glia_act_format {
 /* What the wire says of the engine hook with the same index. */
 typedef struct glia_act_label {
     size_t group;  /* index of its key */
-    size_t source; /* index in the request's list */
+    size_t source; /* index in the request's list; those of registered hooks go on behind it */
     const char *layer_name, *component;
     bool is_input;
     bool named; /* its key is the client's hook_id */
@@ -51,6 +51,7 @@ typedef struct glia_acts {
     glia_hook *hooks;       /* [n] for the engine */
     glia_act_label *labels; /* [n] */
     size_t n;
+    size_t n_listed; /* hooks in the request's own list */
     glia_edit *edits; /* [n_edits] for the engine */
     size_t *edit_sources; /* [n_edits] index in the request's list */
     size_t n_edits;
@@ -64,9 +65,10 @@ typedef struct glia_acts {
     size_t n_owned, cap_owned;
 } glia_acts;
 
-/* Read activation_hooks and activation_format.  required: an absent or empty list is EINVAL. */
-glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, bool required, int32_t n_layer, const char *arch,
-                            glia_err *err);
+/* Read activation_hooks and activation_format, then the hooks registered with the model (an array; NULL: none).  required:
+ * EINVAL when there are none of either. */
+glia_status glia_acts_parse(glia_acts *a, yyjson_val *root, yyjson_val *registered, bool required, int32_t n_layer,
+                            const char *arch, glia_err *err);
 /* Read interventions, after glia_acts_parse. */
 glia_status glia_edits_parse(glia_acts *a, yyjson_val *root, int32_t n_layer, const char *arch, glia_err *err);
 void glia_acts_clear(glia_acts *a);

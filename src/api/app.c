@@ -1,6 +1,7 @@
 /* api/app.c — what all handlers share.  Any thread. */
 #include "api/app.h"
 #include "api/history.h"
+#include "api/registered.h"
 #include "base/err.h"
 #include "base/mem.h"
 
@@ -22,9 +23,10 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
     *app = (glia_app){0};
     atomic_init(&app->started, false);
     app->tasks = glia_tasks_new();
+    app->registered = glia_registered_new();
     app->history = glia_history_new(GLIA_HISTORY_TURNS, GLIA_HISTORY_BYTES);
     app->capture_memory = glia_capture_memory_new(p->capture_bytes ? p->capture_bytes : (size_t)2 * GIB);
-    glia_status st = app->tasks && app->history && app->capture_memory ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory");
+    glia_status st = app->tasks && app->history && app->registered && app->capture_memory ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory");
     if (!st) st = make_catalogue(app, p, err);
     if (!st) {
         glia_registry_params r = p->models;
@@ -37,6 +39,7 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
 
 void glia_app_clear(glia_app *app) {
     glia_tasks_free(app->tasks); /* they use the models */
+    glia_registered_free(app->registered);
     glia_history_free(app->history);
     glia_store_free(app->store);
     glia_registry_free(app->models);

@@ -15,6 +15,7 @@ typedef struct glia_app {
     glia_catalogue *catalogue;
     glia_capture_memory *capture_memory; /* shared by the models */
     glia_tasks *tasks;
+    struct glia_registered *registered; /* hooks that stay with a model (registered.h) */
     atomic_bool started; /* before, a model on its way is answered with 503: whoever starts the server does not wait */
     const char *assets;  /* folder of files that requests name (api/assets.h), or NULL; set before the server starts */
     struct glia_history *history; /* conversations that replies go on from (history.h) */

@@ -78,6 +78,12 @@ void glia_on_run_verify(void *ud, glia_http_request *rq);
 void glia_on_greeting(void *ud, glia_http_request *rq);
 void glia_on_health(void *ud, glia_http_request *rq);
 
+/* neuroscope.c */
+void glia_on_hooks_register(void *ud, glia_http_request *rq);
+void glia_on_hooks_registered(void *ud, glia_http_request *rq);
+void glia_on_hooks_clear(void *ud, glia_http_request *rq);
+void glia_on_status(void *ud, glia_http_request *rq);
+
 /* Send b as a JSON reply and empty it; a failed buffer becomes an error. */
 void glia_reply_json(glia_http_request *rq, glia_buf *b);
 /* The points of a model with grade, width and reason, as GET …/hooks and `glia inspect --json` give them. */

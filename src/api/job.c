@@ -2,6 +2,7 @@
 #include "api/job.h"
 #include "api/keep.h"
 #include "api/prompt.h"
+#include "api/registered.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include <stdio.h>
@@ -319,6 +320,21 @@ static glia_status make_choices(glia_job *j, glia_err *err) {
     return GLIA_OK;
 }
 
+/* The request's own hooks, and those that are registered with the model unless the key may not use hooks. */
+static glia_status parse_hooks(glia_job *j, yyjson_val *root, glia_err *err) {
+    yyjson_doc *doc = NULL;
+    bool use = true;
+    glia_status st = glia_json_bool(root, "", "registered_hooks", &use, NULL, err);
+    if (!st && use && j->may_hook && j->app->registered)
+        st = glia_registered_get(j->app->registered, j->info.id, &doc, NULL, err);
+    if (!st) {
+        st = glia_acts_parse(&j->acts, root, doc ? yyjson_doc_get_root(doc) : NULL, j->typed, j->info.n_layer, j->info.arch,
+                             err);
+    }
+    yyjson_doc_free(doc);
+    return st;
+}
+
 static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     const char *model = NULL;
     glia_status st;
@@ -326,7 +342,7 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = glia_app_find(j->app, model, &j->model, err))) return st;
     glia_model_get_info(j->model, &j->info);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
-    if ((st = glia_acts_parse(&j->acts, root, j->typed, j->info.n_layer, j->info.arch, err))) return st;
+    if ((st = parse_hooks(j, root, err))) return st;
     j->acts.app = j->app;
     if ((st = glia_edits_parse(&j->acts, root, j->info.n_layer, j->info.arch, err))) return st;
     if (j->gen.stream && j->acts.format.merge) {
@@ -491,6 +507,7 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face,
         goto done;
     }
     j->typed = with_activations;
+    j->may_hook = (glia_http_scopes(rq) & GLIA_SCOPE_HOOKS) != 0;
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
     if ((st = read_body(j, root, &translated, &err))) goto done;
     if (!face->read && (st = glia_keep_parse(j, root, &err))) goto done; /* other families keep conversations */

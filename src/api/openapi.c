@@ -58,6 +58,8 @@ static const struct {
     {"cache_prompt", "{\"type\":\"boolean\",\"default\":true}", true, true},
     {"activation_hooks",
      "{\"type\":\"array\",\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}", true, true},
+    {"registered_hooks", "{\"type\":\"boolean\",\"default\":true,\"description\":\"whether hooks registered with the model apply\"}",
+     true, true},
     {"interventions",
      "{\"type\":\"array\",\"maxItems\":4096,\"items\":{\"$ref\":\"#/components/schemas/Intervention\"}}", true, true},
     {"store", "{\"type\":\"boolean\",\"default\":false,\"description\":\"keep the activations as a run of the store\"}", true, true},
@@ -118,6 +120,8 @@ static const char hook_schemas[] =
     "\"boolean\",\"default\":true},\"with_pieces\":{\"type\":\"boolean\",\"default\":false}}},"
     "\"Detokenize\":{\"type\":\"object\",\"required\":[\"tokens\"],\"properties\":{\"model\":{\"type\":\"string\"},\"tokens\":"
     "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},\"special\":{\"type\":\"boolean\",\"default\":true}}},"
+    "\"RegisterHooks\":{\"type\":\"object\",\"required\":[\"hooks\"],\"properties\":{\"model\":{\"type\":\"string\"},\"hooks\":{"
+    "\"type\":\"array\",\"minItems\":1,\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}}},"
     "\"Sweep\":{\"type\":\"object\",\"required\":[\"clean\"],\"additionalProperties\":false,\"properties\":{\"model\":{"
     "\"type\":\"string\"},\"clean\":{\"description\":\"prompt, text or token ids\"},\"corrupted\":{\"description\":\"the other "
     "prompt, with as many tokens\"},\"answer\":{\"description\":\"a token (text or id), or a list\"},\"wrong\":{"
@@ -136,6 +140,7 @@ static const char *body_schema(const char *pattern) {
     if (strstr(pattern, "/tokenize")) return "Tokenize";
     if (strstr(pattern, "/detokenize")) return "Detokenize";
     if (!strcmp(pattern, "/api/v1/sweeps")) return "Sweep";
+    if (!strcmp(pattern, "/v1/activations/hooks")) return "RegisterHooks";
     return NULL;
 }
 
@@ -153,7 +158,7 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
         glia_buf_adds(b, ",\"parameters\":[{\"name\":\"id\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":"
                          "\"string\"}}]");
     }
-    const char *schema = body_schema(r->pattern);
+    const char *schema = r->method[0] == 'P' ? body_schema(r->pattern) : NULL;
     if (schema) {
         glia_buf_addf(b,
                       ",\"requestBody\":{\"required\":true,\"content\":{\"application/json\":{\"schema\":{\"$ref\":"

@@ -162,6 +162,7 @@ void glia_talk_pass(glia_buf *out, yyjson_val *root, const char *from, const cha
 
 static const char *const common[] = {"model",         "seed",              "logit_bias",   "cache_prompt",
                                      "interventions", "activation_hooks",  "draft_model",  "activation_format",
+                                     "registered_hooks",
                                      "ttl",           "chat_template_kwargs", NULL};
 
 void glia_talk_pass_common(glia_buf *out, yyjson_val *root) {

@@ -199,7 +199,9 @@ def make_case(dialect):
         return test
 
     def loads(self):
-        self.assertEqual([line for line in REPORTS[dialect] if line.startswith("load:") or ": expected " in line or "error:" in line], [])
+        """Whatever the dialect itself has to say is a complaint."""
+        known = re.compile(r"ok |not ok |note |[\w ]+: \d+ passed|$")
+        self.assertEqual([line for line in REPORTS[dialect] if not known.match(line)], [])
 
     methods = {"%s_%s" % (selector, cls): check(cls, selector) for cls, selector in smalltalk_tests()}
     methods["test_a_packages_load"] = loads

@@ -21,7 +21,7 @@ static glia_status parse_for(const char *s, size_t n, bool required, int32_t n_l
     glia_acts_clear(&acts);
     memset(&err, 0, sizeof err);
     assert_int_equal(glia_json_parse_object(&doc, &root, s, n, &err), GLIA_OK);
-    glia_status st = glia_acts_parse(&acts, root, required, n_layer, "llama", &err);
+    glia_status st = glia_acts_parse(&acts, root, NULL, required, n_layer, "llama", &err);
     yyjson_doc_free(doc); /* nothing may point into it */
     return st;
 }
