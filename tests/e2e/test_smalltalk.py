@@ -156,10 +156,10 @@ server = None
 
 def setUpModule():
     global server
-    server = harness.Server()
+    server = harness.Server(args=["--alias", "%s=%s" % (ALIAS, os.path.splitext(os.path.basename(harness.MODEL))[0])])
     fakes = {name: Fake(answer) for name, answer in FAKES.items()}
     settings = {name: fake.url for name, fake in fakes.items()}
-    settings.update(url="http://127.0.0.1:%d" % server.port, model=server.model)
+    settings.update(alias=ALIAS, url="http://127.0.0.1:%d" % server.port, model=server.model)
     try:
         for dialect, runner in RUNNERS.items():
             folder = tempfile.mkdtemp(prefix="glia-smalltalk-")
