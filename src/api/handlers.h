@@ -52,6 +52,9 @@ void glia_on_task(void *ud, glia_http_request *rq);
 void glia_on_task_cancel(void *ud, glia_http_request *rq);
 /* analyze.c */
 void glia_on_analyze_attention(void *ud, glia_http_request *rq);
+/* circuits.c */
+void glia_on_circuits_discover(void *ud, glia_http_request *rq);
+void glia_on_circuits_enhanced(void *ud, glia_http_request *rq);
 /* lens.c */
 void glia_on_analyze_lens(void *ud, glia_http_request *rq);
 void glia_on_analyze_attribution(void *ud, glia_http_request *rq);

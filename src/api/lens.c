@@ -1,7 +1,6 @@
 /* api/lens.c — POST /v1/analyze/lens, attribution, flow, tokens: where an answer comes from.  Their tasks' threads. */
 #include "api/assets.h"
 #include "api/handlers.h"
-#include "api/prompt.h"
 #include "api/study.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -11,36 +10,6 @@
 #include <string.h>
 
 enum { MAX_POSITIONS = 65536, MAX_TARGETS = 256 };
-
-/* A token: its id, or a text that is one token. */
-static glia_status token_of(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, glia_err *err) {
-    int64_t whole;
-    if (glia_json_whole(v, &whole)) {
-        if (whole < 0 || whole >= s->info.n_vocab) {
-            return glia_fail_at(err, GLIA_EINVAL, path, "%s: no token %lld, the vocabulary has %d", path, (long long)whole,
-                                (int)s->info.n_vocab);
-        }
-        *out = (int32_t)whole;
-        return GLIA_OK;
-    }
-    if (!yyjson_is_str(v))
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a token's id or its text, not %s", path, glia_json_kind(v));
-    int32_t *ids;
-    size_t n;
-    glia_status st = glia_prompt_text(s->m, yyjson_get_str(v), yyjson_get_len(v), path, false, true, &ids, &n, err);
-    if (st) return st;
-    if (n == 1) *out = ids[0];
-    else
-        st = glia_fail_at(err, GLIA_EINVAL, path,
-                          "%s: this text is %zu tokens, one is needed (mind the space before a word), or a token's id", path, n);
-    glia_free(ids);
-    return st;
-}
-
-static glia_status token_at(const glia_study *s, const char *key, int32_t *out, glia_err *err) {
-    yyjson_val *v = glia_json_get(s->root, key);
-    return v ? token_of(s, v, key, out, err) : GLIA_OK;
-}
 
 /* "positions": "all", "last", a number or a list; negative from the end.  *out NULL: all. */
 static glia_status positions_of(const glia_study *s, int64_t fallback, int64_t **out, size_t *n, glia_err *err) {
@@ -143,7 +112,7 @@ static glia_status parse_targets(const glia_study *s, int32_t **out, size_t *n, 
     for (size_t i = 0; i < *n; i++) {
         char path[32];
         (void)snprintf(path, sizeof path, "targets[%zu]", i);
-        glia_status st = token_of(s, yyjson_arr_get(list, i), path, &(*out)[i], err);
+        glia_status st = glia_study_token_of(s, yyjson_arr_get(list, i), path, &(*out)[i], err);
         if (st) return st;
     }
     return GLIA_OK;
@@ -202,8 +171,8 @@ static glia_status attribution_work(glia_study *s, glia_buf *b, glia_err *err) {
     glia_dla *a = NULL;
     glia_status st = glia_study_prompt(s, err);
     if (st || (st = position_of(s, &p.position, err))) return st;
-    if ((st = token_at(s, "target", &p.target, err))) return st;
-    if ((st = token_at(s, "against", &p.against, err))) return st;
+    if ((st = glia_study_token(s, "target", &p.target, err))) return st;
+    if ((st = glia_study_token(s, "against", &p.against, err))) return st;
     if ((st = glia_json_bool(s->root, "", "heads", &p.heads, NULL, err))) return st;
     p.tokens = s->tokens, p.n_tokens = s->n_tokens;
     if ((st = glia_dla_run(&a, s->m, &p, err))) return st;
@@ -279,7 +248,7 @@ static glia_status tokens_work(glia_study *s, glia_buf *b, glia_err *err) {
     glia_token_params p = {.target = -1, .on_progress = glia_study_tell, .ud = s};
     glia_token_effects *e = NULL;
     glia_status st = glia_study_prompt(s, err);
-    if (st || (st = token_at(s, "target", &p.target, err))) return st;
+    if (st || (st = glia_study_token(s, "target", &p.target, err))) return st;
     if ((st = glia_json_str(s->root, "", "ablation", &by, err))) return st;
     if (strcmp(by, "mean") != 0 && strcmp(by, "zero") != 0)
         return glia_fail_at(err, GLIA_EINVAL, "ablation", "ablation must be mean or zero, not \"%.40s\"", by);

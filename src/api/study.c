@@ -76,13 +76,19 @@ void glia_study_serve(void *ud, glia_http_request *rq, const glia_study_route *r
                     &(glia_task_params){route->kind, route->description, run_work, r, run_free});
 }
 
-void glia_study_start(void *ud, glia_http_request *rq, const glia_study_route *route) {
-    run *r;
+void glia_study_start_checked(void *ud, glia_http_request *rq, const glia_study_route *route,
+                              glia_status (*check)(const glia_study *s, glia_err *err)) {
+    run *r = NULL;
     glia_err err;
     char id[GLIA_TASK_ID];
     glia_app *app = ud;
-    if (open_study(ud, rq, route, &r, &err) ||
-        glia_tasks_start(app->tasks, &(glia_task_params){route->kind, route->description, run_work, r, run_free}, id, &err)) {
+    glia_status st = open_study(ud, rq, route, &r, &err);
+    if (!st && check && (st = check(r->s, &err))) run_free(r);
+    if (!st) {
+        st = glia_tasks_start(app->tasks, &(glia_task_params){route->kind, route->description, run_work, r, run_free}, id,
+                              &err); /* takes r, also on failure */
+    }
+    if (st) {
         (void)glia_http_reply_error(rq, &err);
         return;
     }
@@ -97,6 +103,10 @@ void glia_study_start(void *ud, glia_http_request *rq, const glia_study_route *r
     }
     (void)glia_fail(&err, GLIA_ENOMEM, "no memory for the reply");
     (void)glia_http_reply_error(rq, &err);
+}
+
+void glia_study_start(void *ud, glia_http_request *rq, const glia_study_route *route) {
+    glia_study_start_checked(ud, rq, route, NULL);
 }
 
 bool glia_study_tell(void *study, double fraction) {
@@ -208,6 +218,36 @@ glia_status glia_study_layers(glia_study *s, const char *key, glia_err *err) {
     }
     s->n_layers = n_out;
     return GLIA_OK;
+}
+
+/* A token: its id, or a text that is one token. */
+glia_status glia_study_token_of(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, glia_err *err) {
+    int64_t whole;
+    if (glia_json_whole(v, &whole)) {
+        if (whole < 0 || whole >= s->info.n_vocab) {
+            return glia_fail_at(err, GLIA_EINVAL, path, "%s: no token %lld, the vocabulary has %d", path, (long long)whole,
+                                (int)s->info.n_vocab);
+        }
+        *out = (int32_t)whole;
+        return GLIA_OK;
+    }
+    if (!yyjson_is_str(v))
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a token's id or its text, not %s", path, glia_json_kind(v));
+    int32_t *ids;
+    size_t n;
+    glia_status st = glia_prompt_text(s->m, yyjson_get_str(v), yyjson_get_len(v), path, false, true, &ids, &n, err);
+    if (st) return st;
+    if (n == 1) *out = ids[0];
+    else
+        st = glia_fail_at(err, GLIA_EINVAL, path,
+                          "%s: this text is %zu tokens, one is needed (mind the space before a word), or a token's id", path, n);
+    glia_free(ids);
+    return st;
+}
+
+glia_status glia_study_token(const glia_study *s, const char *key, int32_t *out, glia_err *err) {
+    yyjson_val *v = glia_json_get(s->root, key);
+    return v ? glia_study_token_of(s, v, key, out, err) : GLIA_OK;
 }
 
 /* ------------------------------------------------------------------ writing */

@@ -38,6 +38,9 @@ typedef struct glia_study_route {
 void glia_study_serve(void *ud, glia_http_request *rq, const glia_study_route *r);
 /* The same, answering at once with {"success": true, "task_id", "status": "started", "message"}. */
 void glia_study_start(void *ud, glia_http_request *rq, const glia_study_route *r);
+/* The same, answering with the error of check when it has one. */
+void glia_study_start_checked(void *ud, glia_http_request *rq, const glia_study_route *r,
+                              glia_status (*check)(const glia_study *s, glia_err *err));
 
 /* on_progress of the lab: false once the task is cancelled. */
 bool glia_study_tell(void *study, double fraction);
@@ -47,6 +50,9 @@ double glia_study_ms(const glia_study *s); /* since the request came */
 glia_status glia_study_prompt(glia_study *s, glia_err *err);
 /* A prompt under another key; *out is freed with glia_free.  Absent: *out NULL. */
 glia_status glia_study_prompt_at(const glia_study *s, const char *key, int32_t **out, size_t *n, glia_err *err);
+/* A token under key: its id, or a text that is one token.  Absent: *out stays. */
+glia_status glia_study_token(const glia_study *s, const char *key, int32_t *out, glia_err *err);
+glia_status glia_study_token_of(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, glia_err *err);
 /* A list of layers (numbers, negative from the end, or module paths) under key: rising, each once. */
 glia_status glia_study_layers(glia_study *s, const char *key, glia_err *err);
 

@@ -302,7 +302,6 @@ static glia_status run_parts(circuit_run *r, glia_err *err) {
 }
 
 static glia_status check_samples(const glia_effects_params *p, glia_err *err) {
-    if (!p->n_parts) return glia_fail(err, GLIA_EHOOK, "this model has none of the parts that were asked for");
     if (!p->n_samples) return glia_fail(err, GLIA_EINVAL, "no samples");
     for (size_t i = 0; i < p->n_samples; i++) {
         const glia_sample *s = &p->samples[i];
@@ -330,7 +329,7 @@ static glia_status prepare(circuit_run *r, glia_err *err) {
         r->e->n_parts = p->n_parts, r->e->n_obs = n_obs;
         r->e->base = glia_malloc(n_obs * sizeof *r->e->base);
         r->e->clean = glia_malloc(n_obs * sizeof *r->e->clean);
-        r->e->effect = glia_malloc(n_obs * p->n_parts * sizeof *r->e->effect);
+        r->e->effect = glia_malloc((n_obs * p->n_parts + 1) * sizeof *r->e->effect);
     }
     if (!r->first || !r->at || !r->e || !r->e->base || !r->e->clean || !r->e->effect)
         return glia_fail(err, GLIA_ENOMEM, "no memory for %zu × %zu effects", p->n_parts, n_obs);
@@ -356,9 +355,9 @@ glia_status glia_effects_run(glia_effects **out, glia_model *m, const glia_effec
         glia_forward *source = NULL;
         r.from = (double)r.sample / (double)p->n_samples, r.share = 1 / (double)p->n_samples;
         st = run_bases(&r, err);
-        if (!st && (p->cut == GLIA_CUT_PATCH || p->cut == GLIA_CUT_RESTORE)) st = run_source(&r, &source, err);
+        if (!st && p->n_parts && (p->cut == GLIA_CUT_PATCH || p->cut == GLIA_CUT_RESTORE)) st = run_source(&r, &source, err);
         r.rows = source;
-        if (!st) st = run_parts(&r, err);
+        if (!st && p->n_parts) st = run_parts(&r, err);
         r.rows = NULL;
         glia_forward_free(source);
     }

@@ -58,7 +58,7 @@ typedef struct glia_effects {
     double *effect; /* [n_parts, n_obs] base - changed; RESTORE: changed - base */
 } glia_effects;
 
-/* EHOOK: a part cannot be changed in this model. */
+/* Without parts only base and clean are measured.  EHOOK: a part cannot be changed in this model. */
 glia_status glia_effects_run(glia_effects **out, glia_model *m, const glia_effects_params *p, glia_err *err);
 void glia_effects_free(glia_effects *e); /* NULL is fine */
 
