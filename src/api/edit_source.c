@@ -1,5 +1,6 @@
 /* api/edit_source.c — see edit_source.h. */
 #include "api/edit_source.h"
+#include "api/edit_run.h"
 #include "api/hook_fields.h"
 #include "api/prompt.h"
 #include "base/err.h"
@@ -105,14 +106,6 @@ static glia_status resolve(const glia_hook *h, size_t n_prompt, const char *para
     return glia_fail_at(err, GLIA_EINVAL, param, "%s names no row of the prompt", param);
 }
 
-/* SplitMix (Steele, Lea and Flood 2014), its finalizer. */
-static uint64_t mixed(uint64_t z) {
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
 /* Which of the other prompt's rows each edited row takes. */
 static glia_status pair(const glia_sources *g, source *s, const int32_t *mine, size_t n, const int32_t *theirs,
                         size_t n_theirs, bool named, align how, glia_err *err) {
@@ -127,7 +120,7 @@ static glia_status pair(const glia_sources *g, source *s, const int32_t *mine, s
     s->n_to = n;
     for (size_t i = 0; i < n && !st; i++) {
         int64_t p = mine[i];
-        if (s->want.kind == GLIA_SOURCE_RESAMPLE) p = theirs[mixed(mixed(s->want.seed) ^ (uint64_t)p) % n_theirs];
+        if (s->want.kind == GLIA_SOURCE_RESAMPLE) p = theirs[glia_mixed(glia_mixed(s->want.seed) ^ (uint64_t)p) % n_theirs];
         else if (named) p = theirs[i];
         else if (how == ALIGN_END) p += (int64_t)s->n_tokens - (int64_t)g->n_prompt;
         else if (how == ALIGN_TOKENS) p = aligned[p];
@@ -161,6 +154,24 @@ static bool choose_rows(source *s, const int32_t *theirs, size_t n_theirs) {
     return true;
 }
 
+/* Rows of a stored run are there at once. */
+static glia_status take_run(const glia_sources *g, source *s, const char *path, glia_err *err) {
+    char param[64];
+    int32_t *mine = NULL;
+    size_t n = 0;
+    glia_edit *edits = &g->acts->edits[s->want.first];
+    glia_status st = GLIA_OK;
+    if (s->want.kind != GLIA_SOURCE_MEAN) {
+        (void)snprintf(param, sizeof param, "interventions[%zu].positions", s->want.entry);
+        st = resolve(&edits->where, g->n_prompt, param, &mine, &n, err);
+        for (size_t i = 0; !st && i < s->want.n; i++) edits[i].where.phases = GLIA_PHASE_PROMPT;
+    }
+    if (!st) st = glia_run_fill(g->acts, g->m, &s->want, mine, n, path, err);
+    glia_free(mine);
+    s->ended = true;
+    return st;
+}
+
 static glia_status plan(const glia_sources *g, source *s, glia_err *err) {
     static const char *const fields[] = {"prompt", "messages", "positions", "align"};
     char path[64], param[96];
@@ -175,6 +186,7 @@ static glia_status plan(const glia_sources *g, source *s, glia_err *err) {
                          "attention takes no source, since its columns are positions of one prompt: give the pattern as "
                          "vector, with `to`");
     }
+    if (glia_source_is_run(s->want.v)) return take_run(g, s, path, err);
     if (s->want.v) {
         if (!yyjson_is_obj(s->want.v)) return fail_here(s, GLIA_EINVAL, NULL, err, "source must be an object");
         st = glia_known_fields(s->want.v, path, fields, sizeof fields / sizeof *fields, err);
@@ -238,7 +250,9 @@ glia_status glia_sources_start(glia_sources **out, glia_acts *a, const glia_mode
         g->list[g->n].want = a->sources[g->n];
         st = plan(g, &g->list[g->n], err);
     }
-    for (size_t i = 0; i < g->n && !st; i++) st = submit(g, &g->list[i], on_event, ud, err);
+    for (size_t i = 0; i < g->n && !st; i++) {
+        if (!g->list[i].ended) st = submit(g, &g->list[i], on_event, ud, err);
+    }
     if (!st) *out = g, g = NULL;
 done:
     glia_sources_free(g);

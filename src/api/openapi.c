@@ -78,7 +78,7 @@ static const char fixed_schemas[] =
     "\"scale\",\"set\",\"zero\",\"project_out\",\"clamp\",\"noise\",\"random\",\"patch\",\"mean\",\"ablate\","
     "\"resample\",\"knockout\",\"head_ablation\"]},\"to\":{\"description\":\"attention: positions attended to, as positions"
     "\"},\"source\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"prompt\":{\"description\":"
-    "\"text or token ids of the run whose rows are taken\"},\"messages\":{\"type\":\"array\"},\"positions\":{"
+    "\"text or token ids of the run whose rows are taken\"},\"run\":{\"type\":\"string\"},\"document\":{\"type\":\"integer\"},\"messages\":{\"type\":\"array\"},\"positions\":{"
     "\"description\":\"as in ActivationHook\"},\"align\":{\"enum\":[\"tokens\",\"start\",\"end\"]}}},\"type\":{"
     "\"description\":\"another name of op, or one of NeuroScope's words\",\"type\":\"string\"},\"vector\":{\"description\":"
     "\"[channels], or [rows, channels]: one for each row of the prompt\",\"oneOf\":[{\"type\":\"array\"},{\"$ref\":"

@@ -193,6 +193,73 @@ class Sources(ApiTest):
                          says="one prompt")
 
 
+class Runs(ApiTest):
+    """Rows of a stored run are those of its reply."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory()
+        cls.server = harness.Server(harness.tiny(), args=["--parallel", "2", "--cache-type", "f32", "--store", cls.dir.name])
+        hooks = [{"layer": "*", "component": "mlp_out"}, {"layer": 1, "component": "z"}, {"layer": 1, "component": "attn_out", "positions": [0, 5]}]
+        status, reply = cls.server.post("/v1/completions", {"prompt": list(b"A hen r"), "max_tokens": 0, "activation_hooks": hooks, "store": True})
+        assert status == 200, reply
+        cls.run_id = reply["run"]
+        status, reply = cls.server.post("/v1/completions", {"prompt": list(b"A hen r"), "max_tokens": 0, "activation_hooks": hooks,
+                                                            "activation_format": {"encoding": "base64"}})
+        cls.mlp, cls.z = rows((status, reply), "mlp_out.1"), rows((status, reply), "z.1")
+        cls.attn = rows((status, reply), "attn_out.1")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.stop()
+        cls.dir.cleanup()
+
+    def run_with(self, edit):
+        return self.server.post("/v1/completions", {
+            "prompt": list(b"The fox"), "max_tokens": 2, "temperature": 0, "interventions": [edit],
+            "activation_hooks": [{"layer": 2, "component": "resid_post"}], "activation_format": {"encoding": "base64"}})
+
+    def same(self, sourced, plain):
+        a, b = self.run_with(sourced), self.run_with(plain)
+        self.assertEqual(a[0], 200, a[1])
+        self.assertEqual(b[0], 200, b[1])
+        for p, q in zip(rows(a), rows(b)):
+            for i, j in zip(p, q):
+                self.assertAlmostEqual(i, j, delta=1e-5)
+
+    def test_patch_mean_and_resample(self):
+        place, run = {"layer": 1, "component": "mlp_out"}, {"run": self.run_id}
+        self.same(dict(place, op="patch", source=run), dict(place, op="set", positions="prompt", vector=self.mlp))
+        self.same(dict(place, op="patch", positions=[2, 6], source=run), dict(place, op="set", positions=[2, 6], vector=[self.mlp[2], self.mlp[6]]))
+        self.same(dict(place, op="patch", positions=[2, 6], source=dict(run, positions=[0, -1])),
+                  dict(place, op="set", positions=[2, 6], vector=[self.mlp[0], self.mlp[6]]))
+        mean = [sum(r[c] for r in self.mlp[1:4]) / 3 for c in range(WIDTH)]
+        self.same(dict(place, op="mean", source=dict(run, positions="1:4")), dict(place, op="set", vector=mean))
+        self.same({"layer": 1, "component": "z", "heads": [2, 0], "channels": [1, 17], "op": "patch", "source": run},
+                  {"layer": 1, "component": "z", "heads": [2, 0], "channels": [1, 17], "op": "set", "positions": "prompt",
+                   "vector": [[r[33], r[1]] for r in self.z]})
+        self.same({"layer": "*", "component": "mlp_out", "op": "mean", "positions": [6], "source": dict(run, positions=[0])},
+                  {"layer": "*", "component": "mlp_out", "op": "patch", "positions": [6], "source": {"prompt": list(b"A hen r"), "positions": [0]}})
+        got = self.run_with(dict(place, op="resample", positions="prompt", seed=3, source=run))
+        self.assertEqual(got[0], 200, got[1])
+
+    def test_refusals(self):
+        place = {"layer": 1, "component": "mlp_out", "op": "patch"}
+        for edit, status, param, says in (
+                (dict(place, source={"run": "none"}), 404, "interventions[0].source", ""), (dict(place, source={"run": 3}), 400, "interventions[0].source.run", ""),
+                (dict(place, source={"run": "../x"}), 404, "interventions[0].source", ""),
+                (dict(place, component="resid_post", source={"run": self.run_id}), 422, "interventions[0].source", "no whole rows"),
+                (dict(place, component="attn_out", source={"run": self.run_id}), 422, "interventions[0].source", "no row of position 1"),
+                (dict(place, source={"run": self.run_id, "positions": [9]}), 422, "interventions[0].source.positions", "no row"),
+                (dict(place, positions=[1], source={"run": self.run_id, "positions": [1, 2]}), 400, "interventions[0].source.positions", "as many"),
+                (dict(place, source={"run": self.run_id, "prompt": "x"}), 400, "interventions[0].source.prompt", "unknown"),
+                (dict(place, source={"run": self.run_id, "document": 0}), 400, "interventions[0].source", "")):
+            with self.subTest(edit=edit):
+                got, body = self.run_with(edit)
+                self.assertEqual((got, body["error"]["param"]), (status, param), body)
+                self.assertIn(says, body["error"]["message"])
+
+
 def npy(rows, descr="<f4", code="f"):
     """A .npy file of a list of numbers, or of lists of them."""
     shape = "(%d,)" % len(rows) if not isinstance(rows[0], list) else "(%d, %d)" % (len(rows), len(rows[0]))
