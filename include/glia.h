@@ -167,6 +167,16 @@ const char *glia_kv_name(glia_kv_type t);
 double glia_kv_bytes(glia_kv_type t); /* of one number */
 bool glia_kv_is_quantized(glia_kv_type t);
 
+/* Speculative decoding: several tokens are guessed and checked in one pass; the answer is that of the plain loop (every
+ * token is still drawn from the model's own logits).  Requests with hooks or edits never do it: no row of a guess that
+ * turned out wrong can be delivered.  Passes with a request that cannot are plain ones. */
+typedef enum glia_speculate {
+    GLIA_SPECULATE_DEFAULT = 0, /* what the model was opened with */
+    GLIA_SPECULATE_OFF,
+    GLIA_SPECULATE_NGRAM, /* from what the text has said before */
+    GLIA_SPECULATE_DRAFT  /* from a small model */
+} glia_speculate;
+
 typedef struct glia_model_params {
     const char *path;      /* GGUF file (first part when split) */
     const char *id;        /* name on the wire; NULL: derived from the file name */
@@ -182,6 +192,9 @@ typedef struct glia_model_params {
     size_t event_bytes;    /* bytes of undelivered events that pause a slot; 0: 8 MiB */
     size_t capture_bytes;  /* activation bytes that all requests may hold together; 0: 2 GiB */
     struct glia_capture_memory *capture_memory; /* share this one with other models instead; NULL: one of its own */
+    const char *draft_path; /* GGUF of a small model with the same vocabulary, for GLIA_SPECULATE_DRAFT; NULL: none */
+    float draft_p_min;      /* what the draft model gives a guess less than this is not tried; 0: 0.5 */
+    glia_speculate speculate; /* for requests that say GLIA_SPECULATE_DEFAULT; DEFAULT: draft when there is one, else off */
     int64_t prompt_cache_bytes; /* host memory for prompts that left their slot; 0: 1 GiB, -1: none */
     int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
     bool atlas_cache;      /* keep the verdict of the dry run at load in the user's cache folder (engine/atlas_cache.h) */
@@ -222,6 +235,8 @@ typedef struct glia_model_info {
     uint64_t n_params, n_bytes;
     int64_t created; /* seconds since 1970, when it was loaded */
     bool flash_attention, has_chat_template;
+    const char *draft; /* file of the draft model, NULL: none */
+    bool speculates;   /* its state can be taken back, so that guesses can be checked */
     const char *hooks_refused; /* why no hook can be served at all, NULL when they can */
 } glia_model_info;
 
@@ -470,6 +485,8 @@ typedef struct glia_edit {
  * added to resid_post of layer N.  *out is freed with glia_free.  ENOTFOUND: it leaves this layer as it is. */
 glia_status glia_control_vector_read(const char *path, int32_t layer, float **out, size_t *n, glia_err *err);
 
+enum { GLIA_PRIORITY_MIN = -10, GLIA_PRIORITY_MAX = 10 };
+
 typedef struct glia_request_params {
     const int32_t *prompt; /* token ids, at least one */
     size_t n_prompt;
@@ -483,6 +500,11 @@ typedef struct glia_request_params {
     const glia_edit *edits;
     size_t n_edits;
     bool no_cache;         /* recompute the whole prompt */
+    glia_speculate speculate;
+    int32_t guess_most;    /* tokens guessed at once, at most 32; 0: 8 */
+    const int32_t *predicted; /* [n_predicted] what the answer is expected to be: guesses come from it first */
+    size_t n_predicted;
+    int32_t priority;      /* GLIA_PRIORITY_MIN to _MAX: whose turn it is in the queue; each step is worth 10 s of waiting */
     int32_t prompt_chunk;  /* most prompt tokens of this request in one forward pass; 0: as many as fit */
     bool prompt_logprobs;  /* send a GLIA_EVENT_PROMPT_TOKEN for every prompt token but the first (n_logprobs ≥ 0; the
                               prompt cache is left aside: every row is needed) */
@@ -551,6 +573,7 @@ typedef struct glia_usage {
     int32_t n_prompt;    /* tokens of the prompt */
     int32_t n_cached;    /* of these, taken from the prompt cache */
     int32_t n_generated; /* drawn tokens, the end-of-generation token included */
+    int32_t n_guessed, n_right; /* speculative decoding: tokens guessed, and how many of these were drawn */
     double queue_ms, prompt_ms, generate_ms;
 } glia_usage;
 

@@ -48,6 +48,8 @@ static void admit(glia_worker *w, glia_slot *s, glia_request *r) {
     glia_err err;
     s->req = r, s->state = GLIA_SLOT_PREFILL;
     s->n_generated = 0, s->draw_row = -1, s->n_rows = 0;
+    s->n_guess = s->n_guessed = s->n_right = s->predicted_at = 0;
+    s->guess_size = r->guess_most < 4 ? r->guess_most : 4;
     s->start_ms = s->prompt_end_ms = glia_now_ms();
     s->last_used = ++w->clock;
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
@@ -113,25 +115,46 @@ static bool waited_too_long(const glia_worker *w, const glia_request *r) {
     return r->waits_since > 0 && glia_now_ms() - r->waits_since >= (double)w->m->params.capture_wait_ms;
 }
 
-/* What becomes of the first request in the inbox of which something can become; called with its lock held.
- * OK: *s is its slot.  ECANCELLED, EBUSY, ENOMEM: it ends so.  NULL: all wait.  Who waits for memory lets those pass
- * that need none, but nobody who does. */
+static bool any_idle(const glia_worker *w) {
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        if (w->slots[i].state == GLIA_SLOT_IDLE) return true;
+    }
+    return false;
+}
+
+/* Whose turn it is: a step of priority is worth ten seconds of waiting, so that nobody waits for ever. */
+static double rank(const glia_request *r) { return r->priority * 10e3 - r->submitted_ms; }
+
+/* What becomes of a request in the inbox; called with its lock held.  OK: *s is its slot.  ECANCELLED, EBUSY, ENOMEM: it
+ * ends so.  NULL: all wait.  Who waits for memory lets those pass that need none, but nobody who does. */
 static glia_request **next_request(glia_worker *w, bool go_on, glia_request **before, glia_slot **s, glia_status *st) {
-    bool memory_waits = false;
+    glia_request *last = NULL;
     *before = NULL, *s = NULL;
     for (glia_request **at = &w->m->inbox->first; *at; *before = *at, at = &(*at)->next) {
-        glia_request *r = *at;
-        *st = glia_request_is_cancelled(r) ? GLIA_ECANCELLED : waited_too_long(w, r) ? GLIA_EBUSY : GLIA_OK;
+        *st = glia_request_is_cancelled(*at) ? GLIA_ECANCELLED : waited_too_long(w, *at) ? GLIA_EBUSY : GLIA_OK;
         if (*st) return at;
-        if (!go_on || !(*s = best_slot(w, r))) continue;
-        if (memory_waits && r->n_hooks) {
-            start_waiting(w, r);
-            continue;
+    }
+    if (!go_on || !any_idle(w)) return NULL;
+    bool memory_waits = false;
+    for (uint64_t look = ++w->clock;;) {
+        glia_request **best = NULL;
+        last = NULL;
+        for (glia_request **at = &w->m->inbox->first; *at; last = *at, at = &(*at)->next) {
+            glia_request *r = *at;
+            if (r->passed_over == look) continue;
+            if (memory_waits && r->n_hooks) {
+                r->passed_over = look;
+                start_waiting(w, r);
+            } else if (!best || rank(r) > rank(*best)) {
+                best = at, *before = last;
+            }
         }
-        if ((*st = lease(w, r)) != GLIA_EBUSY) return at;
+        if (!best) return NULL;
+        *s = best_slot(w, *best);
+        if ((*st = lease(w, *best)) != GLIA_EBUSY) return best;
+        (*best)->passed_over = look;
         memory_waits = true;
     }
-    return NULL;
 }
 
 static void end_waiting(glia_worker *w, glia_request *r, glia_status st) {

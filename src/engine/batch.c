@@ -19,9 +19,11 @@ static bool hook_needs_output(const glia_slot *s, uint32_t phase, int32_t pos) {
     return false;
 }
 
-static void add_decode(glia_worker *w, glia_slot *s) {
-    s->row0 = s->draw_row = w->batch.n_tokens, s->n_rows = 1;
+/* The token that was drawn, and behind it n - 1 guesses: each is an output, to be checked. */
+static void add_decode(glia_worker *w, glia_slot *s, int32_t n) {
+    s->row0 = s->draw_row = w->batch.n_tokens, s->n_rows = n;
     add_row(w, s, s->next_token, s->n_past, true);
+    for (int32_t i = 1; i < n; i++) add_row(w, s, s->guess[i - 1], s->n_past + i, true);
 }
 
 static void add_prefill(glia_worker *w, glia_slot *s, int32_t most) {
@@ -45,7 +47,7 @@ void glia_worker_fill(glia_worker *w, int32_t first, int32_t last, int32_t n) {
         glia_slot *s = &w->slots[i];
         s->n_rows = 0, s->draw_row = -1;
         if (i < first || i > last) continue;
-        if (s->state == GLIA_SLOT_DECODE) add_decode(w, s);
+        if (s->state == GLIA_SLOT_DECODE) add_decode(w, s, n);
         else add_prefill(w, s, n);
     }
 }

@@ -110,7 +110,7 @@ static uint64_t cache_bytes(const struct gguf_context *g, const glia_model_param
 }
 
 static glia_status check_file(const glia_model_params *p, const struct gguf_context *g, const struct stat *sb,
-                              glia_err *err) {
+                              uint64_t *taken, glia_err *err) {
     uint64_t end = 0, data = gguf_get_data_offset(g);
     for (int64_t i = 0; i < gguf_get_n_tensors(g); i++) {
         uint64_t off = gguf_get_tensor_offset(g, i), size = gguf_get_tensor_size(g, i);
@@ -128,17 +128,21 @@ static glia_status check_file(const glia_model_params *p, const struct gguf_cont
     }
     uint64_t need = (uint64_t)sb->st_size + cache_bytes(g, p), have = p->memory_limit;
     if (!have) have = p->n_gpu_layers ? UINT64_MAX : available_memory();
-    if (need > have) {
+    if (have < *taken || need > have - *taken) {
         return glia_fail(err, GLIA_ENOMEM,
                          "%s needs about %.1f GiB (weights %.1f, KV cache %.1f), %.1f GiB are allowed: use a smaller "
                          "model, --ctx or --parallel, or raise --memory-limit",
                          p->path, (double)need / 0x1p30, (double)sb->st_size / 0x1p30,
-                         (double)cache_bytes(g, p) / 0x1p30, (double)have / 0x1p30);
+                         (double)cache_bytes(g, p) / 0x1p30,
+                         (double)(have > *taken ? have - *taken : 0) / 0x1p30);
     }
+    *taken += need;
     return GLIA_OK;
 }
 
-static glia_status check(glia_model_params *p, uint64_t *header_bytes, glia_weights **weights, glia_err *err) {
+/* *taken: memory that other files of this model need already; grows.  weights: NULL for a draft model. */
+static glia_status check(glia_model_params *p, uint64_t *taken, uint64_t *header_bytes, glia_weights **weights,
+                         glia_err *err) {
     struct stat sb;
     char magic[4] = {0};
     int fd = open(p->path, O_RDONLY | O_CLOEXEC);
@@ -163,14 +167,26 @@ static glia_status check(glia_model_params *p, uint64_t *header_bytes, glia_weig
     int64_t trained = arch ? meta_int(g, arch, "context_length", 4096) : 4096;
     if (p->n_ctx == 0) p->n_ctx = trained > 0 && trained < 4096 ? (int32_t)trained : 4096;
     *header_bytes = gguf_get_data_offset(g);
-    glia_status st = check_file(p, g, &sb, err);
+    glia_status st = check_file(p, g, &sb, taken, err);
     /* a table of learned positions has no rows beyond them; llama.cpp would abort in the middle of a request */
     if (!st && p->n_ctx > trained && gguf_find_tensor(g, "position_embd.weight") >= 0) {
         st = glia_fail_at(err, GLIA_EINVAL, "ctx", "%s has learned positions for %lld tokens: --ctx must not be larger",
                           p->path, (long long)trained);
     }
-    if (!st && !(*weights = glia_weights_new(p->path, g))) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
+    if (!st && weights && !(*weights = glia_weights_new(p->path, g))) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
     gguf_free(g);
+    return st;
+}
+
+/* The files that are loaded together: the model, then its draft model. */
+static glia_status check_files(glia_model *m, glia_err *err) {
+    uint64_t taken = 0, ignored;
+    glia_status st = check(&m->params, &taken, &m->header_bytes, &m->weights, err);
+    if (st || !m->draft) return st;
+    glia_model_params p = m->params;
+    p.path = m->draft;
+    st = check(&p, &taken, &ignored, NULL, err);
+    if (st && err && !err->param[0]) (void)snprintf(err->param, sizeof err->param, "draft");
     return st;
 }
 
@@ -270,6 +286,10 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
     if (!p->event_bytes) p->event_bytes = 8u << 20;
     if (!p->capture_bytes) p->capture_bytes = (size_t)2 << 30;
     if (p->capture_wait_ms <= 0) p->capture_wait_ms = 30000;
+    if (p->speculate == GLIA_SPECULATE_DEFAULT)
+        p->speculate = p->draft_path ? GLIA_SPECULATE_DRAFT : GLIA_SPECULATE_OFF;
+    if (p->speculate == GLIA_SPECULATE_DRAFT && !p->draft_path)
+        return glia_fail_at(err, GLIA_EINVAL, "speculative", "a draft model is needed to draft: name one with --draft");
     if (!p->prompt_cache_bytes) p->prompt_cache_bytes = (int64_t)1 << 30;
     const struct {
         const char *name;
@@ -322,12 +342,14 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *params, g
     m->memory = m->params.capture_memory ? glia_capture_memory_ref(m->params.capture_memory)
                                          : glia_capture_memory_new(m->params.capture_bytes);
     if (m->inbox && m->memory) m->joined = glia_capture_memory_join(m->memory, m->inbox);
-    if (!m->path || !m->id || !m->joined) {
+    if (params->draft_path && params->draft_path[0]) m->draft = glia_strdup(params->draft_path);
+    bool no_draft = params->draft_path && params->draft_path[0] && !m->draft;
+    if (!m->path || !m->id || !m->joined || no_draft) {
         st = glia_fail(err, GLIA_ENOMEM, "out of memory");
         goto done;
     }
-    m->params.path = m->path, m->params.id = m->id;
-    if ((st = check(&m->params, &m->header_bytes, &m->weights, err))) goto done;
+    m->params.path = m->path, m->params.id = m->id, m->params.draft_path = m->draft;
+    if ((st = check_files(m, err))) goto done;
     int rc = pthread_create(&m->thread, NULL, engine_main, m);
     if (rc) {
         st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc));
@@ -367,6 +389,7 @@ void glia_model_close(glia_model *m) {
     glia_inbox_unref(m->inbox);
     glia_free(m->id);
     glia_free(m->path);
+    glia_free(m->draft);
     glia_free(m->arch);
     glia_free(m->description);
     pthread_cond_destroy(&m->changed);
@@ -471,6 +494,9 @@ void glia_model_limits(const glia_model *m, glia_request_limits *out) {
                                  .n_vocab = m->info.n_vocab,
                                  .n_layer = m->info.n_layer,
                                  .event_bytes = m->params.event_bytes,
+                                 .speculate = m->params.speculate,
+                                 .has_draft = m->draft != NULL,
+                                 .speculates = m->info.speculates,
                                  .memory = m->memory,
                                  .hooks_refused = m->info.hooks_refused,
                                  .model = m,

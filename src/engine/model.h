@@ -23,7 +23,7 @@ typedef struct glia_tally {
 struct glia_model {
     glia_model_params params; /* resolved: no zeros left.  path and id point at the strings below */
     glia_model_info info;
-    char *id, *path, *arch, *description;
+    char *id, *path, *draft, *arch, *description;
 
     uint64_t header_bytes; /* of the model file, before the tensors' data */
     struct llama_model *lm;

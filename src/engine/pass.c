@@ -20,7 +20,32 @@ int32_t glia_worker_decode(glia_worker *w) {
     return rc;
 }
 
+/* Every row is drawn from as if it stood alone, as long as the row behind it holds what was drawn.  The rest was guessed
+ * wrong and leaves the cache.  No hook and no edit has seen any of these rows (speculate.c). */
+static void advance_guess(glia_worker *w, glia_slot *s) {
+    int32_t n = s->n_rows, row0 = s->row0, from = s->n_past, right = 0;
+    s->last_used = ++w->clock;
+    s->n_guessed += n - 1;
+    for (int32_t i = 0; i < n; i++) {
+        s->tokens[s->n_past++] = w->rows[row0 + i].token;
+        s->draw_row = row0 + i;
+        right = i;
+        s->n_right += i > 0;
+        glia_worker_draw(w, s);
+        if (!s->req || i + 1 == n || s->next_token != w->rows[row0 + i + 1].token) break;
+    }
+    if (s->req) s->guess_size = glia_guess_next(n - 1, right, s->req->guess_most);
+    if (s->n_past == from + n || glia_worker_cut(w, s->id, s->n_past)) return;
+    (void)glia_worker_cut(w, s->id, 0); /* does not happen: such models do not speculate */
+    s->n_past = 0;
+    if (s->req) glia_slot_fail(s, GLIA_EINTERNAL, "a wrong guess could not be taken back");
+}
+
 static void advance(glia_worker *w, glia_slot *s) {
+    if (s->state == GLIA_SLOT_DECODE && s->n_rows > 1) {
+        advance_guess(w, s);
+        return;
+    }
     for (int32_t i = 0; i < s->n_rows; i++) s->tokens[s->n_past + i] = w->rows[s->row0 + i].token;
     glia_slot_count_rows(s);
     glia_collect_keep(s->collect, s->state == GLIA_SLOT_DECODE ? GLIA_PHASE_GENERATED : GLIA_PHASE_PROMPT);

@@ -2,6 +2,7 @@
 #include "request.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "engine/guess.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -372,6 +373,41 @@ static glia_status copy_stop(glia_request *r, const glia_request_params *p, glia
     return r->n_stop == p->n_stop ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory for stop strings");
 }
 
+/* How a request speculates: what it asks for, as far as the model can. */
+static glia_status resolve_speculation(glia_request *r, const glia_request_params *p, const glia_request_limits *l,
+                                       glia_err *err) {
+    glia_speculate how = p->speculate ? p->speculate : l->speculates ? l->speculate : GLIA_SPECULATE_OFF;
+    if (p->priority < GLIA_PRIORITY_MIN || p->priority > GLIA_PRIORITY_MAX) {
+        return glia_fail_at(err, GLIA_EINVAL, "priority", "priority must lie between %d and %d", GLIA_PRIORITY_MIN,
+                            GLIA_PRIORITY_MAX);
+    }
+    if (p->guess_most < 0 || p->guess_most > GLIA_GUESS_MOST) {
+        return glia_fail_at(err, GLIA_EINVAL, "speculative", "at most %d tokens can be guessed at once",
+                            GLIA_GUESS_MOST);
+    }
+    if ((unsigned)how > GLIA_SPECULATE_DRAFT)
+        return glia_fail_at(err, GLIA_EINVAL, "speculative", "there is no such way to speculate");
+    if (how != GLIA_SPECULATE_OFF && !l->speculates) {
+        return glia_fail_at(err, GLIA_EINVAL, "speculative",
+                            "this model's state cannot be taken back by a token: leave speculative out");
+    }
+    if (how == GLIA_SPECULATE_DRAFT && !l->has_draft) {
+        return glia_fail_at(err, GLIA_EINVAL, "speculative",
+                            "no draft model is loaded (glia serve --draft FILE): \"ngram\" needs none");
+    }
+    if (p->n_predicted && how == GLIA_SPECULATE_OFF && !p->speculate && l->speculates) how = GLIA_SPECULATE_NGRAM;
+    r->speculate = how, r->guess_most = p->guess_most ? p->guess_most : 8, r->priority = p->priority;
+    for (size_t i = 0; i < p->n_predicted; i++) {
+        if (p->predicted[i] < 0 || p->predicted[i] >= l->n_vocab)
+            return glia_fail_at(err, GLIA_EINVAL, "prediction", "token %d does not exist", p->predicted[i]);
+    }
+    if (!p->n_predicted || how == GLIA_SPECULATE_OFF) return GLIA_OK;
+    size_t n = p->n_predicted < (size_t)l->n_ctx ? p->n_predicted : (size_t)l->n_ctx; /* no answer is longer */
+    r->predicted = glia_memdup(p->predicted, n * sizeof *p->predicted);
+    r->n_predicted = (int32_t)n;
+    return r->predicted ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory for a prediction");
+}
+
 glia_status glia_request_new(glia_request **out, const glia_request_params *p, const glia_request_limits *l,
                              glia_inbox *inbox, glia_err *err) {
     footprint f = {0};
@@ -405,7 +441,7 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
         st = glia_fail(err, GLIA_ENOMEM, "out of memory for a request");
         goto done;
     }
-    if ((st = copy_stop(r, p, err))) goto done;
+    if ((st = copy_stop(r, p, err)) || (st = resolve_speculation(r, p, l, err))) goto done;
     if (p->n_hooks) {
         r->hooks = glia_calloc(p->n_hooks, sizeof *r->hooks);
         if (!r->hooks) {
@@ -445,6 +481,7 @@ void glia_request_unref(glia_request *r) {
     glia_rules_free(r->rules);
     glia_free(r->hooks);
     glia_free(r->prompt);
+    glia_free(r->predicted);
     glia_free((void *)(uintptr_t)r->sampling.bias);
     glia_lease_unref(r->lease);
     glia_inbox_unref(r->inbox);

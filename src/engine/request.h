@@ -82,6 +82,12 @@ struct glia_request {
     uint64_t peak_bytes;  /* most bytes of frames it holds at once; 0: no hooks */
     glia_lease *lease;    /* on them, from admission until the end; the engine's */
     double waits_since;   /* for the lease; 0: not waiting.  The engine's */
+    glia_speculate speculate; /* resolved: OFF, NGRAM or DRAFT */
+    int32_t guess_most;
+    int32_t *predicted;
+    int32_t n_predicted;
+    int32_t priority;
+    uint64_t passed_over; /* the look at the inbox in which memory kept it waiting.  The engine's */
     bool no_cache, want_progress, whole_reply, prompt_logprobs;
     bool wants_columns;   /* some hook's columns are positions: the cache's cells must be known */
     int32_t first_wanted; /* first prompt position some hook wants; n_prompt when none */
@@ -104,6 +110,8 @@ struct glia_request {
 typedef struct glia_request_limits {
     int32_t n_ctx, n_vocab, n_layer;
     size_t event_bytes;
+    glia_speculate speculate; /* the default */
+    bool has_draft, speculates;
     glia_capture_memory *memory;
     const char *hooks_refused;
     const glia_model *model; /* for glia_model_point */

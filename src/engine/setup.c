@@ -48,6 +48,27 @@ static struct llama_context_params context_params(const glia_model *m, glia_work
     return c;
 }
 
+static bool on_draft_abort(void *ud) {
+    const glia_worker *w = ud;
+    return atomic_load_explicit(&w->stopping, memory_order_relaxed);
+}
+
+static glia_status make_drafter(glia_worker *w, glia_err *err) {
+    const glia_model_params *p = &w->m->params;
+    const glia_drafter_params d = {.path = w->m->draft,
+                                   .model_id = w->m->id,
+                                   .vocab = w->m->vocab,
+                                   .n_ctx = p->n_ctx,
+                                   .n_parallel = p->n_parallel,
+                                   .n_batch = p->n_batch,
+                                   .n_threads = p->n_threads,
+                                   .n_gpu_layers = p->n_gpu_layers,
+                                   .p_min = p->draft_p_min > 0 ? (double)p->draft_p_min : 0.5,
+                                   .on_abort = on_draft_abort,
+                                   .ud = w};
+    return glia_drafter_new(&w->drafter, &d, err);
+}
+
 glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     glia_status st = GLIA_ENOMEM;
     glia_worker *w = *out = NULL;
@@ -97,6 +118,10 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         w->shelf = glia_shelf_new((size_t)m->params.prompt_cache_bytes, !w->cuts_prefix);
         if (!w->shelf) goto done;
     }
+    m->info.speculates = !w->one_at_a_time, m->info.draft = m->draft;
+    if (!w->one_at_a_time && m->draft && (st = make_drafter(w, err))) goto done;
+    if (w->one_at_a_time && m->params.speculate != GLIA_SPECULATE_OFF)
+        glia_log(GLIA_LOG_WARN, "no speculative decoding: %s has a state that cannot be taken back", m->id);
     double began = glia_now_ms();
     st = glia_worker_map(w, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
@@ -141,6 +166,7 @@ void glia_worker_free(glia_worker *w) {
     glia_tap_free(w->tap);
     glia_free(w->heads_out);
     glia_shelf_free(w->shelf);
+    glia_drafter_free(w->drafter);
     glia_buf_clear(&w->out);
     glia_free(w->slots);
     glia_free(w->rows);

@@ -25,6 +25,11 @@ void glia_slot_release(glia_slot *s) {
     s->state = GLIA_SLOT_IDLE, s->n_rows = 0, s->draw_row = -1;
 }
 
+int32_t glia_slot_next_chunk(const glia_slot *s) {
+    int32_t left = s->req->n_prompt - s->n_past;
+    return left < s->req->prompt_chunk ? left : s->req->prompt_chunk;
+}
+
 void glia_slot_fail(glia_slot *s, glia_status st, const char *message) {
     glia_err e;
     glia_fail(&e, st, "%s", message);
@@ -56,6 +61,8 @@ void glia_slot_finish(glia_worker *w, glia_slot *s, glia_finish finish, const ch
     glia_usage u = {.n_prompt = s->req->n_prompt,
                     .n_cached = s->n_cached,
                     .n_generated = s->n_generated,
+                    .n_guessed = s->n_guessed,
+                    .n_right = s->n_right,
                     .queue_ms = s->start_ms - s->req->submitted_ms,
                     .prompt_ms = s->prompt_end_ms - s->start_ms,
                     .generate_ms = now - s->prompt_end_ms};

@@ -9,6 +9,7 @@
 #ifndef GLIA_ENGINE_SLOT_H
 #define GLIA_ENGINE_SLOT_H
 #include "engine/collect.h"
+#include "engine/guess.h"
 #include "engine/sampler.h"
 #include "engine/text.h"
 
@@ -25,6 +26,11 @@ typedef struct glia_slot {
     int32_t next_token;  /* drawn, not yet fed */
     int32_t n_generated; /* drawn tokens */
     int32_t n_cached;
+    int32_t guess[GLIA_GUESS_MOST]; /* what may follow next_token */
+    int32_t n_guess;                /* of this turn; the pass may take fewer */
+    int32_t guess_size;             /* how many are worth guessing */
+    int32_t n_guessed, n_right;     /* of the request */
+    int32_t predicted_at;           /* how far its prediction has come true */
     glia_sampler *sampler;
     glia_constrainer *constrainer; /* NULL: any text */
     glia_text text;
@@ -46,6 +52,7 @@ typedef struct glia_slot {
 
 void glia_slot_release(glia_slot *s); /* its request is gone, what lies in the cache stays */
 void glia_slot_fail(glia_slot *s, glia_status st, const char *message);
+int32_t glia_slot_next_chunk(const glia_slot *s); /* prompt tokens that it would take into one pass */
 void glia_slot_push_frames(glia_slot *s);
 /* Hand out the rows that were gathered over the phase that has just ended.  False: the slot has failed. */
 bool glia_slot_push_collected(glia_slot *s, uint32_t ended);

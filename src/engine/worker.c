@@ -32,7 +32,7 @@ static bool decode_passes(glia_worker *w, bool alone) {
             if (is_ready(w, k, GLIA_SLOT_DECODE)) last = k;
             else if (!is_ready(w, k, GLIA_SLOT_PREFILL)) break;
         }
-        glia_worker_fill(w, i, last, 1);
+        glia_worker_fill(w, i, last, 1 + glia_worker_guess(w, i, last));
         glia_worker_pass(w);
         any = true;
         i = last;
@@ -40,20 +40,14 @@ static bool decode_passes(glia_worker *w, bool alone) {
     return any;
 }
 
-/* Prompt tokens that this slot would take into one pass. */
-static int32_t next_chunk(const glia_slot *s) {
-    int32_t left = s->req->n_prompt - s->n_past;
-    return left < s->req->prompt_chunk ? left : s->req->prompt_chunk;
-}
-
 /* One chunk of prompt: of one slot, or equally much of neighbours that all have a prompt to read. */
 static bool prefill_pass(glia_worker *w, bool alone) {
     int32_t first = 0, n = 0;
     while (n < w->n_slots && !is_ready(w, first = (w->turn + n) % w->n_slots, GLIA_SLOT_PREFILL)) n++;
     if (n == w->n_slots) return false;
-    int32_t last = first, least = next_chunk(&w->slots[first]);
+    int32_t last = first, least = glia_slot_next_chunk(&w->slots[first]);
     while (!alone && last + 1 < w->n_slots && is_ready(w, last + 1, GLIA_SLOT_PREFILL)) {
-        int32_t chunk = next_chunk(&w->slots[last + 1]), k = last + 2 - first;
+        int32_t chunk = glia_slot_next_chunk(&w->slots[last + 1]), k = last + 2 - first;
         int32_t each = chunk < least ? chunk : least;
         /* no neighbour that would make the pass smaller */
         if (k * (each < w->n_batch / k ? each : w->n_batch / k) <=

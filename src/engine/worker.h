@@ -7,6 +7,7 @@
  *   worker.c             the loop over all this    slot.c    how a request leaves its slot */
 #ifndef GLIA_ENGINE_WORKER_H
 #define GLIA_ENGINE_WORKER_H
+#include "engine/drafter.h"
 #include "engine/model.h"
 #include "engine/shelf.h"
 #include "engine/slot.h"
@@ -18,6 +19,7 @@ struct glia_worker {
     glia_tap *tap;
     glia_derive lens, *heads_out; /* how derived points are made; heads_out: [n_layer] */
     glia_slot *slots;
+    glia_drafter *drafter; /* NULL: no draft model */
     glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
     bool one_at_a_time; /* recurrent state: a pass with hooks holds one sequence */
@@ -63,6 +65,9 @@ void glia_worker_fill(glia_worker *w, int32_t first, int32_t last, int32_t n);
 bool glia_worker_want_rows(glia_worker *w, glia_slot *s);       /* false: out of memory */
 bool glia_worker_edit_rows(glia_worker *w, const glia_slot *s); /* false: out of memory */
 void glia_slot_count_rows(glia_slot *s);                        /* the pass was proven: its rows are there */
+
+/* -- speculate.c: guesses that every decoding one of the slots first..last brings into a pass */
+int32_t glia_worker_guess(glia_worker *w, int32_t first, int32_t last);
 
 /* -- pass.c, draw.c, slot.c */
 int32_t glia_worker_decode(glia_worker *w); /* llama_decode's answer */

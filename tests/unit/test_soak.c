@@ -191,6 +191,13 @@ static void choose(job *j, dice *d) {
     j->p = greedy(j->tokens, (size_t)j->n_prompt, between(d, 0, most));
     j->p.sampling = reference_sampling();
     j->p.no_cache = chance(d, 10);
+    glia_model_info info;
+    glia_model_get_info(j->k->m, &info);
+    if (info.speculates && chance(d, 50)) { /* half of the guesses are right, up to some token */
+        j->p.speculate = GLIA_SPECULATE_NGRAM, j->p.guess_most = between(d, 1, 12);
+        j->p.predicted = j->s->tokens + between(d, 0, j->n_prompt), j->p.n_predicted = (size_t)between(d, 0, 20);
+        if (j->p.predicted + j->p.n_predicted > j->s->tokens + N_TOKENS) j->p.n_predicted = 0;
+    }
     j->p.prompt_chunk = chance(d, 50) ? 0 : chance(d, 30) ? 1 : between(d, 1, j->n_prompt);
     j->p.want_progress = chance(d, 20);
     size_t n = chance(d, 10) ? 0 : 1 + roll(d, MAX_HOOKS);
