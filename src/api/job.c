@@ -342,6 +342,7 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = glia_app_find(j->app, model, &j->model, err))) return st;
     glia_model_get_info(j->model, &j->info);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
+    if ((st = glia_gen_bind(&j->gen, j->model, err))) return st;
     if ((st = parse_hooks(j, root, err))) return st;
     j->acts.app = j->app;
     if ((st = glia_edits_parse(&j->acts, root, j->info.n_layer, j->info.arch, err))) return st;
@@ -421,6 +422,8 @@ static void fill_params(const glia_job *j, const glia_choice *c, glia_request_pa
     p->edits = j->acts.edits, p->n_edits = j->acts.n_edits;
     if (j->constrained) p->constraint = &j->constraint;
     p->no_cache = j->gen.no_cache;
+    p->speculate = j->gen.speculate, p->guess_most = j->gen.guess_most, p->priority = j->gen.priority;
+    p->predicted = j->gen.predicted, p->n_predicted = j->gen.n_predicted;
     p->prompt_logprobs = j->echo && j->gen.sampling.n_logprobs >= 0;
     p->whole_reply = glia_wire_is_whole(j->wire);
     p->want_progress = j->face->progress && !p->whole_reply;
@@ -548,7 +551,7 @@ glia_usage glia_job_usage(const glia_job *j) {
         const glia_usage *u = &j->choices[i].usage;
         if (j->choices[i].prompt != counted) sum.n_prompt += u->n_prompt, sum.n_cached += u->n_cached;
         counted = j->choices[i].prompt;
-        sum.n_generated += u->n_generated;
+        sum.n_generated += u->n_generated, sum.n_guessed += u->n_guessed, sum.n_right += u->n_right;
         if (u->queue_ms > sum.queue_ms) sum.queue_ms = u->queue_ms;
         if (u->prompt_ms > sum.prompt_ms) sum.prompt_ms = u->prompt_ms;
         if (u->generate_ms > sum.generate_ms) sum.generate_ms = u->generate_ms;

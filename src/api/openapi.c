@@ -54,6 +54,27 @@ static const struct {
     {"json_schema", "{\"type\":\"object\",\"description\":\"the same as response_format's schema\"}", true, true},
     {"grammar", "{\"type\":\"string\",\"minLength\":1,\"description\":\"rules in GBNF; root is the answer\"}", true,
      true},
+    {"regex", "{\"type\":\"string\",\"minLength\":1,\"maxLength\":4096,\"description\":\"the whole answer matches it\"}",
+     true, true},
+    {"choices",
+     "{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,\"items\":{\"type\":\"string\",\"minLength\":1},"
+     "\"description\":\"the answer is one of these\"}",
+     true, true},
+    {"priority",
+     "{\"type\":\"integer\",\"minimum\":-10,\"maximum\":10,\"default\":0,\"description\":\"whose turn it is in the "
+     "queue; a step is worth 10 s of waiting\"}",
+     true, true},
+    {"speculative",
+     "{\"description\":\"guess several tokens and check them at once; the answer is the same\",\"oneOf\":[{\"type\":"
+     "\"boolean\"},{\"enum\":[\"off\",\"ngram\",\"draft\"]},{\"type\":\"object\",\"properties\":{\"method\":{\"enum\":["
+     "\"off\",\"ngram\",\"draft\"]},\"max_tokens\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":32}}}]}",
+     true, true},
+    {"prediction",
+     "{\"type\":\"object\",\"required\":[\"type\",\"content\"],\"properties\":{\"type\":{\"const\":\"content\"},"
+     "\"content\":{}},\"description\":\"what the answer is expected to be: guesses come from it\"}",
+     true, true},
+    {"draft_model", "{\"type\":\"string\",\"description\":\"the draft model that was loaded with the model\"}", true,
+     true},
     {"echo", "{\"type\":\"boolean\",\"default\":false}", false, true},
     {"cache_prompt", "{\"type\":\"boolean\",\"default\":true}", true, true},
     {"activation_hooks",

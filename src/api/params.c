@@ -50,7 +50,6 @@ static const struct {
     {"samplers", "the order of the samplers is fixed: see docs/API.md"},
     {"dynatemp_range", "dynamic temperature is not supported yet"},
     {"dry_sequence_breakers", "only the usual sequence breakers are supported"},
-    {"draft_model", "speculative decoding is not supported yet"},
 };
 
 static glia_status refuse_modalities(yyjson_val *root, glia_err *err) {
@@ -213,7 +212,6 @@ static glia_status parse_response_format(glia_gen *g, yyjson_val *format, glia_e
         return glia_fail_at(err, GLIA_EINVAL, "response_format.type",
                             "response_format.type must be \"text\", \"json_object\" or \"json_schema\"");
     }
-    g->grammar_field = "response_format";
     yyjson_val *schema = glia_json_get(format, "schema"), *wrapped = glia_json_get(format, "json_schema");
     const char *path = "response_format.schema";
     if (object && !schema) {
@@ -235,25 +233,74 @@ static glia_status parse_response_format(glia_gen *g, yyjson_val *format, glia_e
     return glia_schema_grammar(schema, path, &g->grammar, err);
 }
 
+static glia_status parse_format(glia_gen *g, yyjson_val *v, const char *name, glia_err *err) {
+    (void)name;
+    return parse_response_format(g, v, err);
+}
+
+static glia_status parse_schema(glia_gen *g, yyjson_val *v, const char *name, glia_err *err) {
+    return glia_schema_grammar(v, name, &g->grammar, err);
+}
+
+static glia_status parse_grammar(glia_gen *g, yyjson_val *v, const char *name, glia_err *err) {
+    if (!yyjson_is_str(v) || !yyjson_get_len(v))
+        return glia_fail_at(err, GLIA_EINVAL, name, "%s must be a string with rules in GBNF", name);
+    glia_buf_add(&g->grammar, yyjson_get_str(v), yyjson_get_len(v));
+    return GLIA_OK;
+}
+
+/* The whole answer matches the expression. */
+static glia_status parse_regex(glia_gen *g, yyjson_val *v, const char *name, glia_err *err) {
+    if (!yyjson_is_str(v) || !yyjson_get_len(v))
+        return glia_fail_at(err, GLIA_EINVAL, name, "%s must be a string with a regular expression", name);
+    glia_buf_adds(&g->grammar, "root ::= ");
+    glia_status st = glia_regex_gbnf(yyjson_get_str(v), yyjson_get_len(v), name, &g->grammar, err);
+    glia_buf_adds(&g->grammar, "\n");
+    return st;
+}
+
+/* The answer is one of these, whole. */
+static glia_status parse_choices(glia_gen *g, yyjson_val *v, const char *name, glia_err *err) {
+    yyjson_val *item;
+    yyjson_arr_iter it;
+    size_t i = 0;
+    if (!yyjson_is_arr(v) || !yyjson_arr_size(v) || yyjson_arr_size(v) > GLIA_MAX_ANSWERS) {
+        return glia_fail_at(err, GLIA_EINVAL, name, "%s must be a list of 1 to %d answers", name,
+                            (int)GLIA_MAX_ANSWERS);
+    }
+    glia_buf_adds(&g->grammar, "root ::= ");
+    for (yyjson_arr_iter_init(v, &it); (item = yyjson_arr_iter_next(&it)); i++) {
+        if (!yyjson_is_str(item) || !yyjson_get_len(item)) {
+            char at[64];
+            (void)snprintf(at, sizeof at, "%s[%zu]", name, i);
+            return glia_fail_at(err, GLIA_EINVAL, at, "%s must be a text that is not empty", at);
+        }
+        if (i) glia_buf_adds(&g->grammar, " | ");
+        glia_gbnf_literal(&g->grammar, yyjson_get_str(item), yyjson_get_len(item));
+    }
+    glia_buf_adds(&g->grammar, "\n");
+    return GLIA_OK;
+}
+
 static glia_status parse_structure(glia_gen *g, yyjson_val *root, glia_err *err) {
-    yyjson_val *format = glia_json_get(root, "response_format"), *schema = glia_json_get(root, "json_schema"),
-               *grammar = glia_json_get(root, "grammar");
-    if ((format != NULL) + (schema != NULL) + (grammar != NULL) > 1) {
-        return glia_fail_at(err, GLIA_EINVAL, grammar ? "grammar" : "json_schema",
-                            "only one of response_format, json_schema and grammar can be given");
+    static const struct {
+        const char *name;
+        glia_status (*parse)(glia_gen *g, yyjson_val *v, const char *name, glia_err *err);
+    } rows[] = {{"response_format", parse_format}, {"json_schema", parse_schema},  {"guided_json", parse_schema},
+                {"grammar", parse_grammar},        {"guided_grammar", parse_grammar}, {"regex", parse_regex},
+                {"guided_regex", parse_regex},     {"choices", parse_choices},     {"guided_choice", parse_choices}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        yyjson_val *v = glia_json_get(root, rows[i].name);
+        if (!v) continue;
+        if (g->grammar_field) {
+            return glia_fail_at(err, GLIA_EINVAL, rows[i].name,
+                                "only one of response_format, json_schema, grammar, regex and choices can be given");
+        }
+        g->grammar_field = rows[i].name;
+        glia_status st = rows[i].parse(g, v, rows[i].name, err);
+        if (st) return st;
     }
-    if (format) return parse_response_format(g, format, err);
-    if (schema) {
-        g->grammar_field = "json_schema";
-        return glia_schema_grammar(schema, "json_schema", &g->grammar, err);
-    }
-    if (!grammar) return GLIA_OK;
-    if (!yyjson_is_str(grammar) || !yyjson_get_len(grammar)) {
-        return glia_fail_at(err, GLIA_EINVAL, "grammar", "grammar must be a string with rules in GBNF");
-    }
-    g->grammar_field = "grammar";
-    if (glia_buf_add(&g->grammar, yyjson_get_str(grammar), yyjson_get_len(grammar))) return GLIA_OK;
-    return glia_fail(err, GLIA_ENOMEM, "no memory for the grammar");
+    return g->grammar.failed ? glia_fail(err, GLIA_ENOMEM, "no memory for the grammar") : GLIA_OK;
 }
 
 /* ------------------------------------------------------------------ lengths, stop strings, streaming */
@@ -342,6 +389,7 @@ glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, in
     bool cache = true;
     if ((st = glia_json_bool(root, "", "cache_prompt", &cache, NULL, err))) return st;
     g->no_cache = !cache;
+    if ((st = glia_gen_parse_engine(g, root, err))) return st;
     return parse_stream(g, root, err);
 }
 
@@ -349,5 +397,8 @@ void glia_gen_clear(glia_gen *g) {
     for (size_t i = 0; i < g->n_stop; i++) glia_free(g->stop[i]);
     glia_free(g->bias);
     glia_buf_clear(&g->grammar);
+    glia_buf_clear(&g->prediction);
+    glia_free(g->predicted);
+    glia_free(g->draft_model);
     *g = (glia_gen){0};
 }

@@ -24,6 +24,7 @@ typedef struct regex {
     glia_err *err;
     glia_status st;
     int depth;
+    bool bare; /* the text itself, not what stands in a JSON string */
 } regex;
 
 static bool fail(regex *x, const char *why) {
@@ -87,6 +88,13 @@ static bool add_set(regex *x, set *s) {
     } escapes[] = {{'"', '"'}, {'\\', '\\'}, {'\n', 'n'}, {'\r', 'r'}, {'\t', 't'}, {'\b', 'b'}, {'\f', 'f'}};
     bool any = false, plain = false;
     sort_and_join(s);
+    if (x->bare) {
+        glia_buf_adds(x->out, "[");
+        for (size_t i = 0; i < s->n; i++)
+            glia_buf_addf(x->out, "\\U%08X-\\U%08X", (unsigned)s->r[i].lo, (unsigned)s->r[i].hi);
+        glia_buf_adds(x->out, "]");
+        return s->n || fail(x, "a class holds no character");
+    }
     glia_buf_adds(x->out, "(");
     for (size_t i = 0; i < s->n; i++) {
         for (uint32_t c = s->r[i].lo; c <= s->r[i].hi;) {
@@ -305,16 +313,25 @@ static bool ends_open(const char *p, const char *end) { /* the last $ is not esc
     return slashes % 2 == 0;
 }
 
-glia_status glia_pattern_gbnf(const char *pattern, size_t n, const char *path, glia_buf *gbnf, glia_err *err) {
-    regex x = {.p = pattern, .end = pattern + n, .path = path, .out = gbnf, .err = err};
+static glia_status convert(const char *pattern, size_t n, const char *path, bool bare, glia_buf *gbnf,
+                           glia_err *err) {
+    regex x = {.bare = bare, .p = pattern, .end = pattern + n, .path = path, .out = gbnf, .err = err};
     if (n > 4096) return glia_fail_at(err, GLIA_EINVAL, path, "%s: longer than 4096 bytes", path);
     bool from = n && *pattern == '^', to = ends_open(pattern, x.end);
     if ((from || to) && splits(pattern, x.end))
         (void)fail(&x, "put what stands between ^ and $ in parentheses: they bind tighter than |");
     if (from) x.p++;
-    else glia_buf_adds(gbnf, "char* ");
+    else if (!bare) glia_buf_adds(gbnf, "char* ");
     if (to) x.end--;
     if (!x.st && alternatives(&x) && x.p < x.end) (void)fail(&x, "a parenthesis is closed that was not opened");
-    if (!to) glia_buf_adds(gbnf, " char*");
+    if (!to && !bare) glia_buf_adds(gbnf, " char*");
     return x.st;
+}
+
+glia_status glia_pattern_gbnf(const char *pattern, size_t n, const char *path, glia_buf *gbnf, glia_err *err) {
+    return convert(pattern, n, path, false, gbnf, err);
+}
+
+glia_status glia_regex_gbnf(const char *pattern, size_t n, const char *path, glia_buf *gbnf, glia_err *err) {
+    return convert(pattern, n, path, true, gbnf, err);
 }

@@ -9,8 +9,15 @@ const char *glia_finish_name(glia_finish f) { return f == GLIA_FINISH_LENGTH ? "
 void glia_add_usage(glia_buf *b, const glia_usage *u) {
     glia_buf_addf(b,
                   "{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,"
-                  "\"prompt_tokens_details\":{\"cached_tokens\":%d}}",
+                  "\"prompt_tokens_details\":{\"cached_tokens\":%d}",
                   (int)u->n_prompt, (int)u->n_generated, (int)(u->n_prompt + u->n_generated), (int)u->n_cached);
+    if (u->n_guessed) {
+        glia_buf_addf(b,
+                      ",\"completion_tokens_details\":{\"accepted_prediction_tokens\":%d,"
+                      "\"rejected_prediction_tokens\":%d}",
+                      (int)u->n_right, (int)(u->n_guessed - u->n_right));
+    }
+    glia_buf_adds(b, "}");
 }
 
 static void add_rate(glia_buf *b, const char *name, int n, double ms) {
@@ -26,6 +33,7 @@ void glia_add_timings(glia_buf *b, const glia_usage *u) {
     glia_buf_addf(b, ",\"cache_n\":%d", (int)u->n_cached);
     add_rate(b, "prompt", (int)(u->n_prompt - u->n_cached), u->prompt_ms);
     add_rate(b, "predicted", (int)u->n_generated, u->generate_ms);
+    if (u->n_guessed) glia_buf_addf(b, ",\"draft_n\":%d,\"draft_n_accepted\":%d", (int)u->n_guessed, (int)u->n_right);
     glia_buf_adds(b, "}");
 }
 

@@ -25,5 +25,7 @@ void glia_schema_basics(glia_buf *gbnf);
 void glia_gbnf_literal(glia_buf *b, const char *text, size_t n);
 
 /* pattern.c: a regular expression over strings → what stands between the quotes of a JSON string. */
+/* … → an expression of GBNF that all of a text matches; ^ and $ at the ends are taken as read. */
+glia_status glia_regex_gbnf(const char *pattern, size_t n, const char *path, glia_buf *gbnf, glia_err *err);
 glia_status glia_pattern_gbnf(const char *pattern, size_t n, const char *path, glia_buf *gbnf, glia_err *err);
 #endif

@@ -28,12 +28,12 @@ int cli_help(int argc, char **argv);
 
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
-    const char *model, *id, *port_file, *config, *key_file, *assets, *store;
+    const char *model, *draft, *id, *port_file, *config, *key_file, *assets, *store;
     flag_list listen, api_keys, data_dirs, model_dirs, aliases;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
-    int32_t n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
-    int flash, kv_type, log_level, log_format; /* indices of choices */
+    int32_t queue, n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
+    int flash, kv_type, speculate, log_level, log_format; /* indices of choices */
     int32_t ttl_s, max_loaded;
     size_t memory_limit, capture_bytes, memory_budget, prompt_cache, store_limit;
     bool json, no_atlas_cache, jit, no_jit;

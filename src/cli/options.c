@@ -9,6 +9,7 @@ static const char *const kv_choices[] = {
     GLIA_KV_MAP(X)
 #undef X
     NULL};
+static const char *const speculate_choices[] = {"auto", "off", "ngram", "draft", NULL}; /* order of glia_speculate */
 static const char *const log_choices[] = {"error", "warning", "info", "debug", NULL};
 static const char *const format_choices[] = {"text", "json", NULL};
 
@@ -60,6 +61,16 @@ static size_t model_flags(cli_options *o, flag *t) {
                     0,
                     0,
                     NULL};
+    t[n++] = (flag){"--draft", FLAG_TEXT, &o->draft, "FILE", "small model with the same tokens, to guess ahead",
+                    0,         0,         NULL};
+    t[n++] = (flag){"--speculative",
+                    FLAG_CHOICE,
+                    &o->speculate,
+                    "HOW",
+                    "guess ahead: auto (draft when there is one), off, ngram or draft",
+                    0,
+                    0,
+                    speculate_choices};
     t[n++] = (flag){"--prompt-cache",
                     FLAG_SIZE,
                     &o->prompt_cache,
@@ -90,6 +101,8 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
         0,          0,         NULL};
     t[n++] = (flag){"--port", FLAG_INT, &o->port, "N", "short for --listen 127.0.0.1:N", 0, 65535, NULL};
     t[n++] = (flag){"--parallel", FLAG_INT, &o->n_parallel, "N", "requests computed together (4)", 0, 1024, NULL};
+    t[n++] = (flag){"--queue", FLAG_INT, &o->queue, "N", "requests that may wait for a slot; more are a 429 (256)", 0, 1 << 20,
+                    NULL};
     t[n++] =
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
     t[n++] = (flag){"--models-dir", FLAG_LIST, &o->model_dirs, "DIR",
@@ -152,6 +165,8 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->flash = flash[o->flash], p->kv_type = (glia_kv_type)o->kv_type; /* choices in the order of the enum */
     p->memory_limit = o->memory_limit;
     p->atlas_cache = !o->no_atlas_cache;
+    p->queue_limit = (size_t)o->queue;
+    p->draft_path = o->draft, p->speculate = (glia_speculate)o->speculate;
     p->prompt_cache_bytes = o->prompt_cache ? (int64_t)o->prompt_cache : -1;
     p->capture_bytes = o->capture_bytes;
 }
