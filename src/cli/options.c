@@ -166,7 +166,9 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->memory_limit = o->memory_limit;
     p->atlas_cache = !o->no_atlas_cache;
     p->queue_limit = (size_t)o->queue;
-    p->draft_path = o->draft, p->speculate = (glia_speculate)o->speculate;
+    p->speculate = (glia_speculate)o->speculate;
+    if (path) p->draft_path = o->draft; /* it belongs to the model that was named, not to those loaded on demand */
+    else if (p->speculate == GLIA_SPECULATE_DRAFT) p->speculate = GLIA_SPECULATE_DEFAULT;
     p->prompt_cache_bytes = o->prompt_cache ? (int64_t)o->prompt_cache : -1;
     p->capture_bytes = o->capture_bytes;
 }
