@@ -177,6 +177,13 @@ typedef enum glia_speculate {
     GLIA_SPECULATE_DRAFT  /* from a small model */
 } glia_speculate;
 
+/* How rows leave a device (GPU).  AUTO: copied on the device first, then to the host while it computes on, without
+ * waiting where the scheduler stops.  STOPS: the same, but wait.  OFF: copied to the host at each stop.  ALWAYS: as AUTO,
+ * also from host memory (for tests). */
+typedef enum glia_staging_mode {
+    GLIA_STAGING_AUTO = 0, GLIA_STAGING_OFF, GLIA_STAGING_STOPS, GLIA_STAGING_ALWAYS
+} glia_staging_mode;
+
 typedef struct glia_model_params {
     const char *path;      /* GGUF file (first part when split) */
     const char *id;        /* name on the wire; NULL: derived from the file name */
@@ -197,6 +204,8 @@ typedef struct glia_model_params {
     glia_speculate speculate; /* for requests that say GLIA_SPECULATE_DEFAULT; DEFAULT: draft when there is one, else off */
     int64_t prompt_cache_bytes; /* host memory for prompts that left their slot; 0: 1 GiB, -1: none */
     int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
+    glia_staging_mode staging;
+    size_t staging_bytes;  /* device memory per device for rows on their way; 0: 256 MiB, less where little is free */
     bool atlas_cache;      /* keep the verdict of the dry run at load in the user's cache folder (engine/atlas_cache.h) */
     bool (*on_progress)(float fraction, void *ud); /* load progress 0..1; false cancels.  May be NULL */
     void *progress_ud;

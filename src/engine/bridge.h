@@ -43,6 +43,9 @@ int32_t glia_bridge_decode(struct llama_context *ctx, const struct llama_batch *
 struct ggml_cgraph *glia_bridge_graph(struct llama_context *ctx, uint32_t n_tokens, uint32_t n_seqs,
                                       uint32_t n_outputs);
 
+/* The scheduler that runs the context's graphs; borrowed, and only for the backends it has: llama.cpp may make another. */
+struct ggml_backend_sched *glia_bridge_sched(const struct llama_context *ctx);
+
 #ifdef __cplusplus
 }
 #endif

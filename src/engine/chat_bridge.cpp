@@ -5,6 +5,7 @@
 #include "bridge.h"
 
 #include "chat.h"
+#include "llama-context.h"
 #include "llama-ext.h"
 
 #include <cstdio>
@@ -303,4 +304,8 @@ extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_token
                                            uint32_t n_outputs) {
     const char * why;
     return guard([&] { return llama_graph_reserve(ctx, n_tokens, n_seqs, n_outputs); }, &why);
+}
+
+extern "C" ggml_backend_sched * glia_bridge_sched(const llama_context * ctx) {
+    return ctx->get_sched();
 }

@@ -383,6 +383,7 @@ void glia_model_close(glia_model *m) {
     }
     if (m->joined) glia_capture_memory_leave(m->memory, m->inbox);
     glia_capture_memory_unref(m->memory);
+    glia_pages_unref(m->pages);
     glia_bridge_templates_free(m->templates);
     glia_weights_free(m->weights);
     glia_atlas_free(m->atlas);
@@ -498,6 +499,7 @@ void glia_model_limits(const glia_model *m, glia_request_limits *out) {
                                  .has_draft = m->draft != NULL,
                                  .speculates = m->info.speculates,
                                  .memory = m->memory,
+                                 .pages = m->pages,
                                  .hooks_refused = m->info.hooks_refused,
                                  .model = m,
                                  .outputs_only = outputs_only,

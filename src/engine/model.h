@@ -34,6 +34,7 @@ struct glia_model {
     glia_inbox *inbox;
     glia_capture_memory *memory;
     bool joined; /* the memory wakes the inbox */
+    glia_pages *pages; /* for frames that a device fills; NULL: they lie on the heap */
     glia_tally tally;
     glia_worker *worker;
     pthread_mutex_t lexicon_lock;

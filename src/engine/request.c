@@ -14,6 +14,7 @@ struct glia_node {
     glia_node *next;
     size_t n_bytes;
     glia_lease *lease; /* of activations: these bytes are part of it */
+    bool in_pages;     /* else on the heap */
     glia_logprob *top;
     void *extra; /* text of a DONE event, freed with the node */
 };
@@ -427,6 +428,7 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     }
     atomic_init(&r->refs, 1);
     r->inbox = glia_inbox_ref(inbox);
+    r->pages = l->pages ? glia_pages_ref(l->pages) : NULL;
     r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
     r->prompt_chunk = p->prompt_chunk ? p->prompt_chunk : INT32_MAX;
     r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply;
@@ -484,6 +486,7 @@ void glia_request_unref(glia_request *r) {
     glia_free(r->predicted);
     glia_free((void *)(uintptr_t)r->sampling.bias);
     glia_lease_unref(r->lease);
+    glia_pages_unref(r->pages);
     glia_inbox_unref(r->inbox);
     pthread_cond_destroy(&r->ready);
     pthread_mutex_destroy(&r->lock);
@@ -501,20 +504,28 @@ void glia_node_free(glia_node *n) {
     glia_lease *lease = n->lease;
     size_t n_bytes = n->n_bytes;
     glia_free(n->extra);
-    glia_free(n);
+    if (n->in_pages) glia_pages_give(n);
+    else glia_free(n);
     if (lease) glia_lease_drop(lease, n_bytes);
     glia_lease_unref(lease);
 }
 
-static glia_node *node_new(glia_event_kind kind, size_t payload, char **p) {
+/* pages: NULL for the heap, which also serves what they have not. */
+static glia_node *node_new_in(glia_pages *pages, glia_event_kind kind, size_t payload, char **p) {
     size_t head = aligned(sizeof(glia_node));
-    glia_node *n = glia_malloc(head + payload);
-    if (!n) return NULL;
+    glia_node *n = pages ? glia_pages_take(pages, head + payload) : NULL;
+    bool in_pages = n != NULL;
+    if (!n && !(n = glia_malloc(head + payload))) return NULL;
     memset(n, 0, sizeof *n);
+    n->in_pages = in_pages;
     n->ev.kind = kind;
     n->n_bytes = head + payload;
     if (p) *p = (char *)n + head;
     return n;
+}
+
+static glia_node *node_new(glia_event_kind kind, size_t payload, char **p) {
+    return node_new_in(NULL, kind, payload, p);
 }
 
 glia_node *glia_node_token(int32_t id, int32_t index, const char *text, size_t n_text, int32_t n_top) {
@@ -548,7 +559,7 @@ glia_node *glia_node_frames(const glia_request *r, uint32_t phase, const int32_t
     }
     size_t head = aligned(n_frames * sizeof(glia_frame));
     char *p;
-    glia_node *n = node_new(GLIA_EVENT_ACTIVATIONS, bytes, &p);
+    glia_node *n = node_new_in(r->pages, GLIA_EVENT_ACTIVATIONS, bytes, &p);
     if (!n) return NULL;
     if (r->lease) { /* of every request that came through the inbox */
         n->lease = glia_lease_ref(r->lease);

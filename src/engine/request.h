@@ -9,6 +9,7 @@
 #define GLIA_ENGINE_REQUEST_H
 #include "engine/grammar/constrain.h"
 #include "engine/memory.h"
+#include "engine/pages.h"
 #include "glia.h"
 #include "tap/edit.h"
 #include "tap/reduce.h"
@@ -81,6 +82,7 @@ struct glia_request {
     int32_t prompt_chunk; /* INT32_MAX: as many as fit */
     uint64_t peak_bytes;  /* most bytes of frames it holds at once; 0: no hooks */
     glia_lease *lease;    /* on them, from admission until the end; the engine's */
+    glia_pages *pages;    /* where they lie; NULL: on the heap */
     double waits_since;   /* for the lease; 0: not waiting.  The engine's */
     glia_speculate speculate; /* resolved: OFF, NGRAM or DRAFT */
     int32_t guess_most;
@@ -113,6 +115,7 @@ typedef struct glia_request_limits {
     glia_speculate speculate; /* the default */
     bool has_draft, speculates;
     glia_capture_memory *memory;
+    glia_pages *pages; /* NULL: frames lie on the heap */
     const char *hooks_refused;
     const glia_model *model; /* for glia_model_point */
     bool (*outputs_only)(const glia_model *m, glia_point p, int32_t layer);

@@ -69,6 +69,23 @@ static glia_status make_drafter(glia_worker *w, glia_err *err) {
     return glia_drafter_new(&w->drafter, &d, err);
 }
 
+/* Rows of points leave devices beside the computation, to memory that these copy to best.  False: out of memory. */
+static bool stage(glia_worker *w) {
+    const glia_model_params *p = &w->m->params;
+    glia_staging_params sp = {.ring_bytes = p->staging_bytes,
+                              .stops = p->staging == GLIA_STAGING_STOPS,
+                              .host_too = p->staging == GLIA_STAGING_ALWAYS};
+    glia_staging *s = NULL;
+    if (p->staging == GLIA_STAGING_OFF) return true;
+    if (!glia_staging_new(&s, glia_bridge_sched(w->ctx), &sp)) return false;
+    if (!s) return true;
+    glia_tap_set_staging(w->tap, s);
+    ggml_backend_buffer_type_t host = glia_staging_host_memory(s);
+    if (!host) return true;
+    w->m->pages = glia_pages_new(host, p->capture_bytes);
+    return w->m->pages != NULL;
+}
+
 glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     glia_status st = GLIA_ENOMEM;
     glia_worker *w = *out = NULL;
@@ -122,6 +139,12 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     if (!w->one_at_a_time && m->draft && (st = make_drafter(w, err))) goto done;
     if (w->one_at_a_time && m->params.speculate != GLIA_SPECULATE_OFF)
         glia_log(GLIA_LOG_WARN, "no speculative decoding: %s has a state that cannot be taken back", m->id);
+}
+
+    if (!stage(w)) {
+        st = GLIA_ENOMEM;
+        goto done;
+    }
     double began = glia_now_ms();
     st = glia_worker_map(w, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
@@ -161,6 +184,7 @@ done:
 void glia_worker_free(glia_worker *w) {
     if (!w) return;
     if (w->batch.token) llama_batch_free(w->batch);
+    glia_tap_set_staging(w->tap, NULL); /* borrows the context's backends */
     if (w->ctx) llama_free(w->ctx);
     for (int32_t i = 0; w->slots && i < w->n_slots; i++) glia_free(w->slots[i].tokens);
     glia_tap_free(w->tap);

@@ -46,6 +46,7 @@ struct glia_tap {
     float *made; /* [n_made] rows made of them, on their way to a reduction */
     size_t n_made;
     glia_edit_room editing;
+    glia_staging *staging; /* NULL: rows are copied in line */
 };
 
 enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8, ASK_EDITED_ATTENTION = 16 };
@@ -64,8 +65,16 @@ bool glia_tap_set_atlas(glia_tap *t, const glia_atlas *at, bool windows, int32_t
     return t->cells && t->attention;
 }
 
+void glia_tap_set_staging(glia_tap *t, glia_staging *s) {
+    if (!t) return;
+    glia_staging_free(t->staging);
+    t->staging = s;
+}
+const glia_staging *glia_tap_staging(const glia_tap *t) { return t->staging; }
+
 void glia_tap_free(glia_tap *t) {
     if (!t) return;
+    glia_staging_free(t->staging);
     glia_cells_free(t->cells);
     glia_attention_free(t->attention);
     glia_deriver_free(t->deriver);
@@ -182,6 +191,7 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     t->why[0] = 0;
     for (int32_t i = 0; i < n_rows; i++) t->n_outputs += rows[i].output;
     t->armed = true;
+    if (t->staging) glia_staging_begin(t->staging);
     if (!t->at || t->at->refused) {
         refuse(t, &t->unproven, t->at ? t->at->refused : "no map of this model's graph");
         return;
@@ -421,21 +431,54 @@ static void put_row(glia_tap *t, glia_tap_want *w, const glia_place *pl, const s
     reduce_row(w, row);
 }
 
-/* Rows that lie together on a device go straight to their place, without a copy in between.  False: they do not. */
-static bool get_rows(glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, size_t x0, size_t x1,
-                     int32_t first, int32_t last) {
-    size_t row = (size_t)pl->width * sizeof(float), n = x1 - x0 + 1;
-    if (is_host(x) || w->reduce || w->derive || w->heads || pl->integers || pl->column || pl->width != pl->node_width ||
-        x->nb[pl->row_axis] != row)
+/* The rows of node x that a want takes: batch rows first to last, rows x0 to x1 of x.  False: none. */
+typedef struct span {
+    int32_t first, last;
+    size_t x0, x1;
+} span;
+
+static bool span_of(const glia_tap *t, const glia_tap_want *w, const glia_place *pl, span *out) {
+    bool outputs = pl->row_kind == GLIA_ROWS_OUTPUTS;
+    int32_t first = -1, last = -1;
+    if (!w->mask && !outputs) {
+        first = w->row0, last = w->row0 + w->n_rows - 1;
+        if (!w->n_rows) return false;
+    }
+    for (int32_t r = 0; (w->mask || outputs) && r < w->n_rows; r++) {
+        if (w->mask && !w->mask[r]) continue;
+        if (outputs && t->out_row[w->row0 + r] < 0) continue; /* found short at disarm */
+        last = w->row0 + r;
+        if (first < 0) first = last;
+    }
+    if (first < 0) return false;
+    *out = (span){first, last, (size_t)(outputs ? t->out_row[first] : first),
+                  (size_t)(outputs ? t->out_row[last] : last)};
+    return true;
+}
+
+/* Do the wanted rows lie together on a device, so that one copy takes them to their place as they are? */
+static bool is_one_piece(const glia_tap *t, const glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x,
+                         const span *sp) {
+    size_t row = (size_t)pl->width * sizeof(float);
+    if ((is_host(x) && !(t->staging && glia_staging_takes(t->staging, x))) || w->reduce || w->derive || w->heads ||
+        pl->integers || pl->column || pl->width != pl->node_width || x->nb[pl->row_axis] != row)
         return false;
     if (pl->row_axis == 2 && x->nb[1] != (size_t)x->ne[0] * sizeof(float)) return false;
-    if (n != (size_t)(last - first + 1)) return false;
-    for (int32_t r = first; w->mask && r <= last; r++) {
+    if (sp->x1 - sp->x0 != (size_t)(sp->last - sp->first)) return false;
+    for (int32_t r = sp->first; w->mask && r <= sp->last; r++) {
         if (!w->mask[r - w->row0]) return false;
     }
-    ggml_backend_tensor_get(x, w->dst + (size_t)w->n_copied * (size_t)w->out_width, x0 * row, n * row);
-    w->n_copied += (int32_t)n;
     return true;
+}
+
+/* Such rows, to their place without a copy in between. */
+static void get_rows(glia_tap *t, glia_tap_want *w, const glia_place *pl, const struct ggml_tensor *x, const span *sp) {
+    size_t row = (size_t)pl->width * sizeof(float), n = sp->x1 - sp->x0 + 1;
+    float *dst = w->dst + (size_t)w->n_copied * (size_t)w->out_width;
+    w->n_copied += (int32_t)n;
+    if (t->staging && glia_staging_copy(t->staging, x, sp->x0 * row, n * row, dst)) return;
+    if (t->staging) glia_staging_settle(t->staging);
+    ggml_backend_tensor_get(x, dst, sp->x0 * row, n * row);
 }
 
 static bool is_attention(const glia_tap_want *w) {
@@ -531,34 +574,31 @@ static void capture(glia_tap *t, const struct ggml_tensor *x) {
         if (pl->derived) pl = glia_atlas_place(t->at, pl->base, w->layer);
         bool outputs = pl->row_kind == GLIA_ROWS_OUTPUTS;
         if (t->strange || t->unproven || t->nomem || !is_as_planned(t, pl, x)) return;
-        if (!x->ne[pl->row_axis]) continue;
-        int32_t first = -1, last = -1; /* batch rows that are really wanted */
-        for (int32_t r = 0; r < w->n_rows; r++) {
-            if (w->mask && !w->mask[r]) continue;
-            if (outputs && t->out_row[w->row0 + r] < 0) continue; /* found short at disarm */
-            last = w->row0 + r;
-            if (first < 0) first = last;
+        span sp;
+        if (!x->ne[pl->row_axis] || !span_of(t, w, pl, &sp)) continue;
+        if (is_one_piece(t, w, pl, x, &sp)) {
+            get_rows(t, w, pl, x, &sp);
+            continue;
         }
-        if (first < 0) continue;
+        if (t->staging) glia_staging_settle(t->staging);
         size_t stride = x->nb[pl->row_axis];
-        size_t x0 = (size_t)(outputs ? t->out_row[first] : first), x1 = (size_t)(outputs ? t->out_row[last] : last);
-        size_t span = (x1 - x0) * stride + (pl->row_axis == 1
-                                                ? (size_t)x->ne[0] * sizeof(float)
-                                                : (size_t)(x->ne[1] - 1) * x->nb[1] + (size_t)x->ne[0] * sizeof(float));
-        if (get_rows(w, pl, x, x0, x1, first, last)) continue;
-        const char *base = bytes_of(t, x, x0 * stride, span);
+        size_t n_bytes =
+            (sp.x1 - sp.x0) * stride + (pl->row_axis == 1
+                                            ? (size_t)x->ne[0] * sizeof(float)
+                                            : (size_t)(x->ne[1] - 1) * x->nb[1] + (size_t)x->ne[0] * sizeof(float));
+        const char *base = bytes_of(t, x, sp.x0 * stride, n_bytes);
         if (!base) return;
         size_t in_width = (size_t)(w->heads ? w->n_heads * pl->head_dim : pl->width);
         int32_t n_gathered = 0;
-        if (w->derive && !grow(&t->from, &t->n_from, in_width * (size_t)(last - first + 1))) {
+        if (w->derive && !grow(&t->from, &t->n_from, in_width * (size_t)(sp.last - sp.first + 1))) {
             t->nomem = true;
             return;
         }
-        for (int32_t row = first; row <= last; row++) {
+        for (int32_t row = sp.first; row <= sp.last; row++) {
             if (w->mask && !w->mask[row - w->row0]) continue;
             int32_t xr = outputs ? t->out_row[row] : row;
             if (xr < 0) continue;
-            const char *src = base + ((size_t)xr - x0) * stride;
+            const char *src = base + ((size_t)xr - sp.x0) * stride;
             if (w->derive) copy_row(w, pl, x, src, t->from + (size_t)n_gathered++ * in_width);
             else put_row(t, w, pl, x, src);
         }
@@ -573,11 +613,32 @@ static bool same_node(const glia_signature *s, const struct ggml_tensor *x) {
     return s->op == (int32_t)x->op && !strcmp(s->name, x->name);
 }
 
+/* Need the host not wait for this node?  Its rows leave in the order of its stream, and what proves rows is read from
+ * inputs, which lay there before the graph began. */
+static bool keeps_order(const glia_tap *t, const struct ggml_tensor *x) {
+    uint8_t ask = t->ask[t->node];
+    if (ask & (ASK_LOGITS | ASK_EDITED)) return false;
+    if (ask & ASK_CANARY) {
+        const struct ggml_tensor *input = x->src[1];
+        if (t->node == t->at->pos_node && t->at->pos_proof == GLIA_POS_MASK) return false;
+        if (!input || input->op != GGML_OP_NONE) return false;
+    }
+    for (int32_t i = t->head[t->node]; i >= 0; i = t->wants[i].next) {
+        const glia_tap_want *w = &t->wants[i];
+        const glia_place *pl = glia_atlas_place(t->at, w->point, w->layer);
+        span sp;
+        if (is_attention(w) || pl->derived) return false;
+        if (span_of(t, w, pl, &sp) && !is_one_piece(t, w, pl, x, &sp)) return false;
+    }
+    return true;
+}
+
 bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     glia_tap *t = ud;
     if (ask && t->cells) glia_cells_on_ask(t->cells, node);
     if (!t->armed) return !ask; /* nothing wanted: false when asked; never false when fetching */
     if (!ask) {
+        if (t->staging) glia_staging_fetched(t->staging);
         if (t->strange || t->unproven || t->nomem) return true;
         if (t->ask[t->node] & ASK_CANARY) prove(t, node);
         if (t->ask[t->node] & ASK_EDITED_ATTENTION) edit_attention(t, node);
@@ -598,7 +659,9 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
         return false;
     }
     if (t->node + 1 == t->at->n_nodes) t->n_runs++;
-    return t->ask[t->node] != 0;
+    if (!t->ask[t->node]) return false;
+    if (t->staging && keeps_order(t, node)) glia_staging_do_not_wait(t->staging, node);
+    return true;
 }
 
 void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
@@ -613,6 +676,7 @@ void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
 
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
+    if (t->staging) glia_staging_end(t->staging); /* every row has arrived, or is not on its way any more */
     if (!t->nomem && !t->strange && !t->unproven) {
         if (t->n_runs != 1) refuse(t, &t->strange, "the graph ended early");
         unsigned need = PROVEN_TOKENS | PROVEN_POSITIONS | (t->at->cell_node >= 0 ? (unsigned)PROVEN_SEQUENCES : 0u);

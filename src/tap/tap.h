@@ -19,6 +19,7 @@
 #include "tap/derive.h"
 #include "tap/edit.h"
 #include "tap/reduce.h"
+#include "tap/staging.h"
 
 struct ggml_tensor;
 typedef struct glia_tap glia_tap;
@@ -55,6 +56,9 @@ glia_tap *glia_tap_new(void); /* NULL: out of memory */
 /* at: made at load, borrowed for the tap's life.  windows: some layers attend to the last positions only.  n_threads: for
  * attention that is computed once more.  False: out of memory. */
 bool glia_tap_set_atlas(glia_tap *t, const glia_atlas *at, bool windows, int32_t n_threads);
+/* How rows leave devices from now on; takes s.  NULL: each is copied where the scheduler stops. */
+void glia_tap_set_staging(glia_tap *t, glia_staging *s);
+const glia_staging *glia_tap_staging(const glia_tap *t);
 void glia_tap_free(glia_tap *t);
 
 /* Around every llama_decode, armed or not: which cells a pass fills is read in all of them.  rows: borrowed until end. */

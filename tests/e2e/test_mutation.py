@@ -15,7 +15,8 @@ import unittest
 
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
 BUILD = os.getcwd()
-SOAK, EDIT, PREFIX = "tests/test_unit_soak", "tests/test_unit_edit", "tests/test_unit_prefix"
+SOAK, EDIT = "tests/test_unit_soak", "tests/test_unit_edit"
+PREFIX, STAGING = "tests/test_unit_prefix", "tests/test_unit_staging"
 REQUESTS = "150"
 SEEDS = ("20261123", "7", "8")
 
@@ -23,10 +24,10 @@ SEEDS = ("20261123", "7", "8")
 MUTANTS = {
     "the row above": {"src/tap/tap.c": [
         ("int32_t xr = outputs ? t->out_row[row] : row;",
-         "int32_t xr = outputs ? t->out_row[row] : row; xr -= xr > (int32_t)x0;", 1)]},
+         "int32_t xr = outputs ? t->out_row[row] : row; xr -= xr > (int32_t)sp.x0;", 1)]},
     "rows in reverse order": {"src/tap/tap.c": [
         ("int32_t xr = outputs ? t->out_row[row] : row;",
-         "int32_t xr = outputs ? t->out_row[row] : row; xr = (int32_t)(x0 + x1) - xr;", 1)]},
+         "int32_t xr = outputs ? t->out_row[row] : row; xr = (int32_t)(sp.x0 + sp.x1) - xr;", 1)]},
     "output rows counted from one": {"src/tap/tap.c": [
         ("t->out_row[i] = rows[i].output ? o++ : -1;", "t->out_row[i] = rows[i].output ? ++o % t->n_outputs : -1;", 1),
         ("same &= v[i] == row++;", "row++;", 1)]},
@@ -93,6 +94,18 @@ PREFIX_MUTANTS = {
          "static int32_t clean(const glia_slot *s) { return s->n_past; }", 1)]},
     "a state that cannot be cut is cut": {"src/engine/shelf.c": [
         ("if (s->whole && n < e->n) continue;", "", 1)]},
+}
+
+# and rows on their way through staging memory, by its test
+STAGING_MUTANTS = {
+    "every piece to the first one's place": {"src/tap/staging.c": [
+        ("&ring, to + done, 0, some)", "&ring, to, 0, some)", 1)]},
+    "every piece from the node's start": {"src/tap/staging.c": [
+        ("(char *)x->data + off + done, some)", "(char *)x->data + off, some)", 1)]},
+    "rows staged from the row before": {"src/tap/tap.c": [
+        ("glia_staging_copy(t->staging, x, sp->x0 * row,", "glia_staging_copy(t->staging, x, (sp->x0 - (sp->x0 > 0)) * row,", 1)]},
+    "rows that lie apart staged as one piece": {"src/tap/tap.c": [
+        ("if (!w->mask[r - w->row0]) return false;", "", 1)]},
 }
 
 
@@ -192,6 +205,9 @@ class Mutation(unittest.TestCase):
 
     def test_every_mutant_of_the_prompt_cache_is_found(self):
         self.all_found(PREFIX, PREFIX_MUTANTS, (None,))
+
+    def test_every_mutant_of_staging_is_found(self):
+        self.all_found(STAGING, STAGING_MUTANTS, (None,))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ glia_model *open_model_with(const char *path, int n_parallel, int n_ctx, int n_b
     glia_model_params_init(&p);
     p.path = path, p.n_parallel = n_parallel, p.n_ctx = n_ctx, p.n_batch = n_batch, p.n_threads = test_threads();
     p.flash = flash, p.kv_type = kv;
+    if (getenv("GLIA_TEST_STAGING")) p.staging = GLIA_STAGING_ALWAYS, p.staging_bytes = 8192;
     if (glia_model_open(&m, &p, &err)) fail_msg("%s", err.message);
     return m;
 }
