@@ -15,11 +15,12 @@
 /* resid_pre is the stream entering a block: the embeddings and what every block but the last leaves.  The last block's
  * resid_post is apart: llama.cpp trims that block to output rows, so wanting all of them buys every token's logits. */
 enum mode {
-    MODE_NONE, MODE_ONE, MODE_RESID, MODE_RESID_POST, MODE_ALL,
+    MODE_NONE, MODE_ONE, MODE_RESID, MODE_RESID_POST, MODE_TRUNK, MODE_SEVEN, MODE_ALL,
     MODE_PROBS_ONE, MODE_PROBS, MODE_PROBS_LAST, MODE_SCORES, MODE_HEADS, MODE_LENS, N_MODES
 };
 static const char *const mode_name[N_MODES] = {
-    "none", "resid_post of one layer", "resid_pre of all layers", "resid_post of all layers", "all points of all layers",
+    "none", "resid_post of one layer", "resid_pre of all layers", "resid_post of all layers", "the trunk of all layers",
+    "7 points of all layers", "all points of all layers",
     "attn_probs of one layer", "attn_probs of all layers", "attn_probs, last row, all layers",
     "attn_scores of all layers", "attn_head_out of all layers", "lens_in of all layers"};
 static const glia_point mode_point[N_MODES] = {
@@ -27,6 +28,10 @@ static const glia_point mode_point[N_MODES] = {
     [MODE_PROBS_ONE] = GLIA_POINT_ATTN_PROBS, [MODE_PROBS] = GLIA_POINT_ATTN_PROBS,
     [MODE_PROBS_LAST] = GLIA_POINT_ATTN_PROBS, [MODE_SCORES] = GLIA_POINT_ATTN_SCORES,
     [MODE_HEADS] = GLIA_POINT_ATTN_HEAD_OUT, [MODE_LENS] = GLIA_POINT_LENS_IN};
+/* the trunk: what enters a block, leaves its attention and its MLP, and lies between them */
+static const glia_point trunk[] = {GLIA_POINT_RESID_PRE, GLIA_POINT_ATTN_OUT, GLIA_POINT_RESID_MID, GLIA_POINT_MLP_OUT};
+static const glia_point seven[] = {GLIA_POINT_RESID_PRE, GLIA_POINT_Q, GLIA_POINT_K, GLIA_POINT_VALUE,
+                                   GLIA_POINT_Z, GLIA_POINT_ATTN_OUT, GLIA_POINT_MLP_OUT};
 static const int64_t last_row[] = {-1};
 enum work { WORK_PREFILL, WORK_DECODE, N_WORKS };
 static const char *const work_name[N_WORKS] = {"prefill", "decode"};
@@ -37,6 +42,7 @@ typedef struct bench {
     int32_t n_prefill, n_decode;
     int n_rounds;
     bool json;
+    uint64_t *sum; /* of all bytes that come, in their order; NULL: not wanted */
     glia_hook *hooks[N_MODES];
     size_t n_hooks[N_MODES];
     uint32_t seed; /* every request gets its own tokens */
@@ -59,6 +65,15 @@ static void die(const char *what, const glia_err *err) {
     exit(1);
 }
 
+static bool is_of(enum mode mode, glia_point p) {
+    const glia_point *list = mode == MODE_TRUNK ? trunk : seven;
+    size_t n = mode == MODE_TRUNK ? sizeof trunk / sizeof *trunk : mode == MODE_SEVEN ? sizeof seven / sizeof *seven : 0;
+    for (size_t i = 0; i < n; i++) {
+        if (list[i] == p) return true;
+    }
+    return mode == MODE_ALL || (!n && p == mode_point[mode]);
+}
+
 static void hooks_make(bench *b, enum mode mode) {
     size_t room = (size_t)GLIA_N_POINTS * (size_t)b->info.n_layer;
     glia_hook *h = calloc(room ? room : 1, sizeof *h);
@@ -68,7 +83,7 @@ static void hooks_make(bench *b, enum mode mode) {
         if ((mode == MODE_ONE || mode == MODE_PROBS_ONE) && layer != b->info.n_layer / 2) continue;
         for (int p = 0; p < GLIA_N_POINTS; p++) {
             glia_point_info pi;
-            if (!glia_point_has_layer((glia_point)p) || (mode != MODE_ALL && p != (int)mode_point[mode])) continue;
+            if (!glia_point_has_layer((glia_point)p) || !is_of(mode, (glia_point)p)) continue;
             if (!glia_model_point(b->model, (glia_point)p, layer, &pi) || pi.grade < GLIA_GRADE_STRUCTURAL) continue;
             /* "all points" are what is read; what is computed once more or from weights has rows of its own */
             if (mode == MODE_ALL && (pi.by_position || p == GLIA_POINT_ATTN_HEAD_OUT || p == GLIA_POINT_LENS_IN)) continue;
@@ -81,6 +96,17 @@ static void hooks_make(bench *b, enum mode mode) {
     }
     b->hooks[mode] = h;
     b->n_hooks[mode] = n;
+}
+
+/* Four lanes of FNV-1a over words: to compare rows of two runs, not to withstand anybody. */
+static void add_sum(uint64_t *sum, const float *data, size_t n) {
+    uint64_t h[4] = {*sum, *sum ^ 1, *sum ^ 2, *sum ^ 3};
+    for (size_t i = 0; i < n; i++) {
+        uint32_t v;
+        memcpy(&v, data + i, sizeof v);
+        h[i % 4] = (h[i % 4] ^ v) * 0x100000001b3u;
+    }
+    *sum = h[0] ^ (h[1] << 1 | h[1] >> 63) ^ (h[2] << 2 | h[2] >> 62) ^ (h[3] << 3 | h[3] >> 61);
 }
 
 /* One request; prefill: from submit to its end, decode: from the first token to the end. */
@@ -123,6 +149,7 @@ static sample run(bench *b, enum work work, enum mode mode) {
             for (size_t i = 0; i < ev->u.activations.n_frames; i++) {
                 const glia_frame *f = &ev->u.activations.frames[i];
                 s.bytes += sizeof(float) * (uint64_t)f->n_rows * (uint64_t)f->width;
+                if (b->sum) add_sum(b->sum, f->data, (size_t)f->n_rows * (size_t)f->width);
             }
             break;
         case GLIA_EVENT_DONE: done = true; break;
@@ -167,16 +194,36 @@ static void compare(bench *b, enum work work, enum mode mode) {
                work_name[work], mode_name[mode], s.n_tokens, b->n_hooks[mode], r, ratio[0], ratio[b->n_rounds - 1], t0,
                t1, mib);
     } else {
-        printf("%-8s %-26s %4d tokens  %7.1f tok/s  time x %.3f (%.3f..%.3f)  %8.2f MiB  %6.2f GB/s\n", work_name[work],
+        printf("%-8s %-32s %4d tokens  %7.1f tok/s  time x %.3f (%.3f..%.3f)  %8.2f MiB  %6.2f GB/s\n", work_name[work],
                mode_name[mode], s.n_tokens, s.n_tokens / t1, r, ratio[0], ratio[b->n_rounds - 1], mib,
                (double)s.bytes / 1e9 / t1);
     }
     fflush(stdout);
 }
 
+/* The same tokens whatever the settings: a line per set of hooks, to be compared between two runs of this program. */
+static void print_sums(bench *b) {
+    for (int m = MODE_ONE; m < MODE_ALL; m++) {
+        uint64_t sum = 0xcbf29ce484222325u;
+        b->seed = 77, b->sum = &sum;
+        sample s = run(b, WORK_PREFILL, (enum mode)m);
+        (void)run(b, WORK_DECODE, (enum mode)m);
+        b->sum = NULL;
+        printf("sum %-32s %016" PRIx64 " %.1f MiB\n", mode_name[m], sum, (double)s.bytes / 1048576);
+    }
+}
+
+static bool staging_of(const char *name, glia_staging_mode *out) {
+    static const char *const names[] = {"auto", "off", "stops", "always"};
+    for (int i = 0; i < 4; i++) {
+        if (!strcmp(name, names[i])) return *out = (glia_staging_mode)i, true;
+    }
+    return false;
+}
+
 int main(int argc, char **argv) {
     bench b = {.n_prefill = 512, .n_decode = 128, .n_rounds = 7, .seed = 1};
-    bool only_attention = false;
+    bool only_attention = false, no_attention = false, sums = false;
     glia_model_params mp;
     glia_model_params_init(&mp);
     mp.n_parallel = 1;
@@ -184,6 +231,8 @@ int main(int argc, char **argv) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (!strcmp(argv[i], "--json")) { b.json = true; continue; }
         if (!strcmp(argv[i], "--attention")) { only_attention = true; continue; }
+        if (!strcmp(argv[i], "--no-attention")) { no_attention = true; continue; }
+        if (!strcmp(argv[i], "--sums")) { sums = true; continue; }
         if (!value) { fprintf(stderr, "bench_tap: %s: no value\n", argv[i]); return 2; }
         if (!strcmp(argv[i], "--model")) mp.path = value;
         else if (!strcmp(argv[i], "--rounds")) b.n_rounds = atoi(value);
@@ -191,10 +240,12 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--decode")) b.n_decode = atoi(value);
         else if (!strcmp(argv[i], "--threads")) mp.n_threads = atoi(value);
         else if (!strcmp(argv[i], "--flash-attn")) mp.flash = strcmp(value, "off") ? GLIA_FLASH_ON : GLIA_FLASH_OFF;
+        else if (!strcmp(argv[i], "--staging") && staging_of(value, &mp.staging)) {}
         else if (!strcmp(argv[i], "--gpu-layers")) mp.n_gpu_layers = atoi(value);
         else {
             fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--threads N] "
-                            "[--gpu-layers N] [--flash-attn on|off] [--attention] [--json]\n");
+                            "[--gpu-layers N] [--flash-attn on|off] [--staging auto|off|stops|always] "
+                            "[--attention | --no-attention] [--sums] [--json]\n");
             return 2;
         }
         i++;
@@ -214,9 +265,11 @@ int main(int argc, char **argv) {
         printf("%s, %d layers, width %d; libglia %s, llama.cpp %s; %d rounds, paired, order alternating\n", b.info.id,
                b.info.n_layer, b.info.n_embd, glia_version(), glia_llama_version(), b.n_rounds);
     }
-    for (int m = 0; m < N_MODES; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
+    int n_modes = no_attention ? MODE_PROBS_ONE : N_MODES;
+    if (sums) print_sums(&b), n_modes = 0;
+    for (int m = 0; m < n_modes; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
     for (int w = 0; w < N_WORKS; w++) {
-        for (int m = MODE_NONE; m < N_MODES; m++) {
+        for (int m = MODE_NONE; m < n_modes; m++) {
             if (m == MODE_NONE || !only_attention || m >= MODE_PROBS_ONE) compare(&b, (enum work)w, (enum mode)m);
         }
     }

@@ -118,6 +118,7 @@ static glia_model *open_staged(const char *family, glia_staging_mode mode) {
     glia_model_params_init(&p);
     p.path = tiny_model(family), p.n_parallel = 2, p.n_ctx = 64, p.n_batch = 32, p.n_threads = test_threads();
     p.flash = GLIA_FLASH_OFF, p.kv_type = GLIA_KV_F32, p.staging = mode, p.staging_bytes = 8192;
+    if (getenv("GLIA_TEST_GPU_LAYERS")) p.n_gpu_layers = atoi(getenv("GLIA_TEST_GPU_LAYERS")); /* bench/gpu.sh */
     if (glia_model_open(&m, &p, &err)) fail_msg("%s", err.message);
     return m;
 }
