@@ -617,7 +617,7 @@ static bool same_node(const glia_signature *s, const struct ggml_tensor *x) {
  * inputs, which lay there before the graph began. */
 static bool keeps_order(const glia_tap *t, const struct ggml_tensor *x) {
     uint8_t ask = t->ask[t->node];
-    if (ask & (ASK_LOGITS | ASK_EDITED)) return false;
+    if (ask & (ASK_LOGITS | ASK_EDITED | ASK_EDITED_ATTENTION)) return false;
     if (ask & ASK_CANARY) {
         const struct ggml_tensor *input = x->src[1];
         if (t->node == t->at->pos_node && t->at->pos_proof == GLIA_POS_MASK) return false;
