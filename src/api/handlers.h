@@ -52,6 +52,12 @@ void glia_on_task(void *ud, glia_http_request *rq);
 void glia_on_task_cancel(void *ud, glia_http_request *rq);
 /* analyze.c */
 void glia_on_analyze_attention(void *ud, glia_http_request *rq);
+/* summaries.c */
+void glia_on_analyze_residual(void *ud, glia_http_request *rq);
+void glia_on_analyze_math(void *ud, glia_http_request *rq);
+void glia_on_analyze_factual(void *ud, glia_http_request *rq);
+/* export.c */
+void glia_on_export(void *ud, glia_http_request *rq);
 /* circuits.c */
 void glia_on_circuits_discover(void *ud, glia_http_request *rq);
 void glia_on_circuits_enhanced(void *ud, glia_http_request *rq);
