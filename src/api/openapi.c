@@ -110,6 +110,19 @@ static const char fixed_schemas[] =
     "\"properties\":{\"direction\":{\"oneOf\":[{\"type\":\"array\"},{\"$ref\":\"#/components/schemas/Tensor\"}]},\"above\":{"
     "\"type\":\"number\"},\"below\":{\"type\":\"number\"}}}}},";
 
+static const char sweep_schema[] =
+    "\"Sweep\":{\"type\":\"object\",\"required\":[\"clean\"],\"additionalProperties\":false,\"properties\":{\"model\":{"
+    "\"type\":\"string\"},\"clean\":{\"description\":\"prompt, text or token ids\"},\"corrupted\":{\"description\":\"the other "
+    "prompt, with as many tokens\"},\"answer\":{\"description\":\"a token (text or id), or a list\"},\"wrong\":{"
+    "\"description\":\"a token (text or id), or a list\"},\"metric\":{\"enum\":[\"logit_difference\",\"probability\","
+    "\"log_probability\",\"kl\",\"rank\"],\"default\":\"logit_difference\"},\"op\":{\"enum\":[\"denoise\",\"noise\",\"zero\","
+    "\"mean\"],\"default\":\"denoise\"},\"sweeps\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"items\":{\"type\":"
+    "\"object\",\"required\":[\"component\"],\"additionalProperties\":false,\"properties\":{\"component\":{\"type\":"
+    "\"string\"},\"by\":{\"enum\":[\"layer\",\"position\",\"head\",\"head_position\"]}}}},\"layers\":{\"type\":\"array\"},"
+    "\"positions\":{\"description\":\"as in ActivationHook\"},\"path\":{\"type\":\"object\",\"additionalProperties\":false,"
+    "\"properties\":{\"to\":{\"description\":\"logits, or a list of component, layer and head\"},\"mlps\":{\"enum\":[\"held\","
+    "\"free\"],\"default\":\"held\"}}},\"wait\":{\"type\":\"boolean\",\"default\":false}}},";
+
 static const char hook_schemas[] =
     "\"ActivationHook\":{\"type\":\"object\",\"additionalProperties\":false,\"properties\":{\"layer\":{\"description\":"
     "\"a number, a module path or *\",\"oneOf\":[{\"type\":\"integer\"},{\"type\":\"string\"}]},\"layer_name\":{\"type\":"
@@ -143,15 +156,6 @@ static const char hook_schemas[] =
     "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},\"special\":{\"type\":\"boolean\",\"default\":true}}},"
     "\"RegisterHooks\":{\"type\":\"object\",\"required\":[\"hooks\"],\"properties\":{\"model\":{\"type\":\"string\"},\"hooks\":{"
     "\"type\":\"array\",\"minItems\":1,\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}}},"
-    "\"Sweep\":{\"type\":\"object\",\"required\":[\"clean\"],\"additionalProperties\":false,\"properties\":{\"model\":{"
-    "\"type\":\"string\"},\"clean\":{\"description\":\"prompt, text or token ids\"},\"corrupted\":{\"description\":\"the other "
-    "prompt, with as many tokens\"},\"answer\":{\"description\":\"a token (text or id), or a list\"},\"wrong\":{"
-    "\"description\":\"a token (text or id), or a list\"},\"metric\":{\"enum\":[\"logit_difference\",\"probability\","
-    "\"log_probability\",\"kl\",\"rank\"],\"default\":\"logit_difference\"},\"op\":{\"enum\":[\"denoise\",\"noise\",\"zero\","
-    "\"mean\"],\"default\":\"denoise\"},\"sweeps\":{\"type\":\"array\",\"minItems\":1,\"maxItems\":64,\"items\":{\"type\":"
-    "\"object\",\"required\":[\"component\"],\"additionalProperties\":false,\"properties\":{\"component\":{\"type\":"
-    "\"string\"},\"by\":{\"enum\":[\"layer\",\"position\",\"head\",\"head_position\"]}}}},\"layers\":{\"type\":\"array\"},"
-    "\"positions\":{\"description\":\"as in ActivationHook\"},\"wait\":{\"type\":\"boolean\",\"default\":false}}},"
     "\"Error\":{\"type\":\"object\",\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
     "\"string\"},\"type\":{\"type\":\"string\"},\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":\"string\"}}}}}";
 
@@ -242,6 +246,7 @@ void glia_add_openapi(glia_buf *b) {
     add_request_schema(b, "ChatRequest", true);
     add_request_schema(b, "CompletionRequest", false);
     glia_buf_adds(b, fixed_schemas);
+    glia_buf_adds(b, sweep_schema);
     glia_buf_adds(b, hook_schemas);
     glia_buf_adds(b, "}}}\n");
 }

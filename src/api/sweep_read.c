@@ -3,7 +3,7 @@
 #include "api/sweep.h"
 #include "base/err.h"
 #include "base/mem.h"
-#include "lab/sweep.h"
+#include "lab/path.h"
 #include "tap/names.h"
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +13,9 @@ enum { MAX_ANSWERS = 64 };
 
 typedef struct asked {
     glia_sweep_params p;
+    bool is_path, free_mlps;
+    glia_path_receiver to[GLIA_PATH_MAX_RECEIVERS];
+    size_t n_to;
     int32_t *clean, *corrupted;
     int32_t answers[MAX_ANSWERS], wrongs[MAX_ANSWERS];
     glia_sweep_grid grids[GLIA_SWEEP_MAX_GRIDS];
@@ -117,8 +120,14 @@ static glia_status read_grids(const glia_study *s, asked *a, glia_err *err) {
                                             {GLIA_POINT_ATTN_OUT, GLIA_BY_POSITION},
                                             {GLIA_POINT_MLP_OUT, GLIA_BY_POSITION},
                                             {GLIA_POINT_Z, GLIA_BY_HEAD}};
+    static const glia_sweep_grid senders[] = {{GLIA_POINT_Z, GLIA_BY_HEAD}, {GLIA_POINT_MLP_OUT, GLIA_BY_LAYER}};
     yyjson_val *list = glia_json_get(s->root, "sweeps");
     a->p.grids = a->grids;
+    if (!list && a->is_path) {
+        memcpy(a->grids, senders, sizeof senders);
+        a->p.n_grids = sizeof senders / sizeof *senders;
+        return GLIA_OK;
+    }
     if (!list) {
         memcpy(a->grids, usual, sizeof usual);
         a->p.n_grids = sizeof usual / sizeof *usual;
@@ -133,6 +142,50 @@ static glia_status read_grids(const glia_study *s, asked *a, glia_err *err) {
         if (st) return st;
     }
     return GLIA_OK;
+}
+
+static glia_status read_receiver(const glia_study *s, yyjson_val *v, size_t i, glia_path_receiver *r, glia_err *err) {
+    static const char *const fields[] = {"component", "layer", "head"};
+    char path[40], param[64];
+    const char *component = NULL;
+    int64_t layer = 0, head = -1;
+    bool given = false;
+    (void)snprintf(path, sizeof path, "path.to[%zu]", i);
+    if (!yyjson_is_obj(v))
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object with component, layer and head", path);
+    glia_status st = glia_known_fields(v, path, fields, 3, err);
+    if (!st) st = glia_json_str(v, path, "component", &component, err);
+    if (!st) st = glia_json_int(v, path, "layer", -s->info.n_layer, s->info.n_layer - 1, &layer, &given, err);
+    if (!st) st = glia_json_int(v, path, "head", 0, 65535, &head, NULL, err);
+    if (st) return st;
+    glia_json_join(param, sizeof param, path, component ? "layer" : "component");
+    if (!component || !given) return glia_fail_at(err, GLIA_EINVAL, param, "%s is missing", param);
+    *r = (glia_path_receiver){.layer = (int32_t)(layer < 0 ? layer + s->info.n_layer : layer), .head = (int32_t)head};
+    if (glia_point_from_name(component, &r->point)) return GLIA_OK;
+    return glia_fail_at(err, GLIA_EINVAL, param, "%s: a receiver is q, k, value, attn_in, mlp_in or resid_pre, not \"%.40s\"", path,
+                        component);
+}
+
+/* "path": {"to": "logits" or receivers, "mlps": "held" or "free"} */
+static glia_status read_path(const glia_study *s, asked *a, glia_err *err) {
+    static const char *const fields[] = {"to", "mlps"};
+    yyjson_val *path = glia_json_get(s->root, "path"), *to = glia_json_get(path, "to");
+    const char *mlps = NULL;
+    if (!path) return GLIA_OK;
+    if (!yyjson_is_obj(path)) return glia_fail_at(err, GLIA_EINVAL, "path", "path must be an object with `to`, not %s", glia_json_kind(path));
+    glia_status st = glia_known_fields(path, "path", fields, 2, err);
+    if (!st) st = glia_json_str(path, "path", "mlps", &mlps, err);
+    if (st) return st;
+    a->is_path = true, a->free_mlps = mlps && !strcmp(mlps, "free");
+    if (mlps && !a->free_mlps && strcmp(mlps, "held") != 0)
+        return glia_fail_at(err, GLIA_EINVAL, "path.mlps", "path.mlps must be \"held\" or \"free\"");
+    if (!to || yyjson_equals_str(to, "logits")) return GLIA_OK;
+    if (!yyjson_is_arr(to) || !yyjson_arr_size(to) || yyjson_arr_size(to) > GLIA_PATH_MAX_RECEIVERS) {
+        return glia_fail_at(err, GLIA_EINVAL, "path.to", "path.to must be \"logits\" or a list of 1 to %d receivers",
+                            (int)GLIA_PATH_MAX_RECEIVERS);
+    }
+    for (size_t i = 0; i < yyjson_arr_size(to) && !st; i++) st = read_receiver(s, yyjson_arr_get(to, i), i, &a->to[a->n_to++], err);
+    return st;
 }
 
 static glia_status read_positions(const glia_study *s, asked *a, glia_err *err) {
@@ -158,7 +211,7 @@ static glia_status read_positions(const glia_study *s, asked *a, glia_err *err) 
 
 static glia_status read_all(glia_study *s, asked *a, glia_err *err) {
     static const char *const fields[] = {"model",  "clean",  "corrupted", "answer",    "wrong", "metric",
-                                         "op",     "sweeps", "layers",    "positions", "wait"};
+                                         "op",     "sweeps", "layers",    "positions", "wait",  "path"};
     static const char *const metrics[] = {
 #define X(id, name, meaning) name,
         GLIA_METRIC_MAP(X)
@@ -174,6 +227,7 @@ static glia_status read_all(glia_study *s, asked *a, glia_err *err) {
     if (!st) st = glia_study_prompt_at(s, "corrupted", &a->corrupted, &a->p.n_corrupted, err);
     if (!st) st = read_tokens(s, "answer", a->answers, &a->p.metric.n_answers, err);
     if (!st) st = read_tokens(s, "wrong", a->wrongs, &a->p.metric.n_wrongs, err);
+    if (!st) st = read_path(s, a, err);
     if (!st) st = read_grids(s, a, err);
     if (!st) st = glia_study_layers(s, "layers", err);
     if (!st) st = read_positions(s, a, err);
@@ -271,6 +325,15 @@ static glia_status add_result(glia_buf *b, const glia_study *s, const asked *a, 
     if (st) return st;
     add_list(b, "layers", o->layers, o->n_layers);
     add_list(b, "positions", o->positions, o->n_positions);
+    if (a->is_path) {
+        glia_buf_addf(b, ",\"path\":{\"mlps\":\"%s\",\"to\":%s", a->free_mlps ? "free" : "held", a->n_to ? "[" : "\"logits\"");
+        for (size_t i = 0; i < a->n_to; i++) {
+            glia_buf_addf(b, "%s{\"component\":\"%s\",\"layer\":%d", i ? "," : "", glia_point_name(a->to[i].point), (int)a->to[i].layer);
+            if (a->to[i].head >= 0) glia_buf_addf(b, ",\"head\":%d", (int)a->to[i].head);
+            glia_buf_adds(b, "}");
+        }
+        glia_buf_adds(b, a->n_to ? "]}" : "}");
+    }
     glia_buf_adds(b, ",\"sweeps\":[");
     for (size_t g = 0; g < o->n_grids; g++) {
         if (g) glia_buf_adds(b, ",");
@@ -291,7 +354,8 @@ glia_status glia_sweep_answer(glia_study *s, bool (*tell)(void *ud, size_t n_don
     glia_status st = read_all(s, a, err);
     if (!st) {
         a->p.on_progress = tell, a->p.ud = ud;
-        st = glia_sweep_run(&o, s->m, &a->p, err);
+        const glia_path_params path = {.sweep = a->p, .to = a->to, .n_to = a->n_to, .free_mlps = a->free_mlps};
+        st = a->is_path ? glia_path_run(&o, s->m, &path, err) : glia_sweep_run(&o, s->m, &a->p, err);
     }
     if (!st) st = add_result(b, s, a, o, err);
     glia_sweep_free(o);

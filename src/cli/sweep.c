@@ -16,12 +16,13 @@
 #include <unistd.h>
 
 typedef struct sweep_options {
-    const char *clean, *corrupted, *sweeps, *layers, *positions, *out;
+    const char *clean, *corrupted, *sweeps, *layers, *positions, *path, *out;
     flag_list answers, wrongs;
     int metric, op;
+    bool free_mlps;
 } sweep_options;
 
-enum { N_OWN = 12, SHOWN = 10, DEFAULT_SLOTS = 8, DEFAULT_CONTEXT = 512 };
+enum { N_OWN = 14, SHOWN = 10, DEFAULT_SLOTS = 8, DEFAULT_CONTEXT = 512 };
 static const char *const metrics[] = {
 #define X(id, name, meaning) name,
     GLIA_METRIC_MAP(X)
@@ -44,6 +45,9 @@ static size_t own_flags(sweep_options *w, int32_t *n_parallel, flag *t) {
                     "POINT[:layer|position|head|head_position],… (resid_pre,attn_out,mlp_out,z:head)", 0, 0, NULL};
     t[n++] = (flag){"--layers", FLAG_TEXT, &w->layers, "LIST", "e.g. 0-5,9 (all)", 0, 0, NULL};
     t[n++] = (flag){"--positions", FLAG_TEXT, &w->positions, "LIST", "e.g. 3-8,10 (all)", 0, 0, NULL};
+    t[n++] = (flag){"--path", FLAG_TEXT, &w->path, "LIST",
+                    "patch only the direct paths to these: logits, or POINT:LAYER[:HEAD],… (q:9:6)", 0, 0, NULL};
+    t[n++] = (flag){"--free-mlps", FLAG_SWITCH, &w->free_mlps, NULL, "paths may go through MLPs on the way", 0, 0, NULL};
     t[n++] = (flag){"--out", FLAG_TEXT, &w->out, "DIR", "write sweep.json, sweep.safetensors and a picture for each sweep", 0, 0, NULL};
     t[n++] = (flag){"--parallel", FLAG_INT, n_parallel, "N", "interventions computed together (8)", 1, 256, NULL};
     return n;
@@ -118,6 +122,35 @@ static void add_sweeps(glia_buf *b, const char *text) {
     glia_buf_adds(b, "]");
 }
 
+/* "q:9:6,k:5" → receivers.  False: not of that form. */
+static bool add_path(glia_buf *b, const sweep_options *w) {
+    if (!w->path) return true;
+    glia_buf_addf(b, ",\"path\":{\"mlps\":\"%s\",\"to\":", w->free_mlps ? "free" : "held");
+    if (!strcmp(w->path, "logits")) {
+        glia_buf_adds(b, "\"logits\"}");
+        return true;
+    }
+    for (const char *p = w->path; *p;) {
+        size_t name = strcspn(p, ":,");
+        char *end;
+        glia_buf_adds(b, p == w->path ? "[{\"component\":" : ",{\"component\":");
+        glia_json_add_str(b, p, name);
+        if (p[name] != ':') return false;
+        glia_buf_addf(b, ",\"layer\":%ld", strtol(p + name + 1, &end, 10));
+        if (end == p + name + 1) return false;
+        if (*end == ':') {
+            const char *head = end + 1;
+            glia_buf_addf(b, ",\"head\":%ld", strtol(head, &end, 10));
+            if (end == head) return false;
+        }
+        if (*end && *end != ',') return false;
+        glia_buf_adds(b, "}");
+        p = end + (*end == ',');
+    }
+    glia_buf_adds(b, "]}");
+    return true;
+}
+
 static bool body_of(glia_buf *b, const sweep_options *w) {
     glia_buf_adds(b, "{\"clean\":");
     glia_json_add_cstr(b, w->clean);
@@ -131,6 +164,10 @@ static bool body_of(glia_buf *b, const sweep_options *w) {
     add_sweeps(b, w->sweeps);
     if (!add_numbers(b, "layers", w->layers) || !add_numbers(b, "positions", w->positions)) {
         fprintf(stderr, "glia sweep: --layers and --positions take numbers and ranges, such as 0-5,9\n");
+        return false;
+    }
+    if (!add_path(b, w)) {
+        fprintf(stderr, "glia sweep: --path takes \"logits\", or POINT:LAYER:HEAD, such as q:9:6,k:9:6\n");
         return false;
     }
     glia_buf_adds(b, "}");

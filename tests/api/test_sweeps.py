@@ -119,6 +119,34 @@ class Numbers(ApiTest):
                 self.assertIn(says, reply["error"]["message"])
 
 
+class Paths(ApiTest):
+    def test_to_logits_and_to_heads(self):
+        status, r = sweep(path={"to": "logits"}, op="noise")
+        self.assertEqual(status, 200, r)
+        self.assertEqual([(x["component"], x["by"], x["shape"]) for x in r["sweeps"]], [("z", "head", [3, 4]), ("mlp_out", "layer", [3])])
+        self.assertEqual(r["path"], {"mlps": "held", "to": "logits"})
+        # the last layer's MLP has no other way than the direct one
+        want = logit_difference(CLEAN, [{"layer": 2, "component": "mlp_out", "op": "patch", "source": {"prompt": CORRUPTED}}])
+        self.assertAlmostEqual(r["sweeps"][1]["values"][2], want, places=4)
+        to = [{"component": "q", "layer": 2, "head": 1}, {"component": "k", "layer": 2, "head": 1}]
+        status, r = sweep(path={"to": to, "mlps": "free"}, op="noise", sweeps=[{"component": "z"}])
+        self.assertEqual(status, 200, r)
+        self.assertEqual((r["path"]["to"], r["path"]["mlps"]), (to, "free"))
+        self.assertEqual(r["sweeps"][0]["values"][2], [None] * 4)
+        self.assertTrue(any(abs(x - r["clean"]["value"]) > 1e-5 for x in r["sweeps"][0]["values"][0]))
+
+    def test_refusals(self):
+        for path, status, param in ((3, 400, "path"), ({"to": []}, 400, "path.to"), ({"to": [3]}, 400, "path.to[0]"), ({"from": 1}, 400, "path.from"),
+                                    ({"to": [{"component": "q"}]}, 400, "path.to[0].layer"), ({"mlps": "no"}, 400, "path.mlps"),
+                                    ({"to": [{"component": "z", "layer": 1}]}, 400, "path.to[0]"),
+                                    ({"to": [{"component": "q", "layer": 1, "head": 7}]}, 400, "path.to[0]"),
+                                    ({"to": [{"component": "q", "layer": 8}]}, 400, "path.to[0].layer")):
+            with self.subTest(path=path):
+                got, reply = sweep(path=path)
+                self.assertEqual((got, reply["error"]["param"]), (status, param), reply)
+        self.check_error(sweep(path={}, sweeps=[{"component": "resid_pre"}]), 400, "sweeps[0].component", says="senders")
+
+
 class Tasks(ApiTest):
     def wait(self, task):
         for _ in range(600):
@@ -180,6 +208,8 @@ class Program(unittest.TestCase):
                              ["0.resid_pre.position.svg", "1.z.head.svg", "sweep.json", "sweep.safetensors"])
             with open(os.path.join(d, "run", "sweep.json")) as f:
                 saved = json.load(f)
+        r = self.run_cli(*common, "--json", "--path", "q:2:1,k:2:1", "--op", "noise")
+        self.assertEqual(json.loads(r.stdout)["path"]["to"][1], {"component": "k", "layer": 2, "head": 1})
         r = self.run_cli(*common, "--json", "--sweeps", "resid_pre,z:head", "--layers", "0-1", "--positions", "4,6-7")
         out = json.loads(r.stdout)
         self.assertEqual((out["layers"], out["positions"]), ([0, 1], [4, 6, 7]))
