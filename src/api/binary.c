@@ -1,13 +1,17 @@
 /* api/binary.c — replies in bytes: a stream of frames, and a safetensors file (docs/FORMATS.md).
  * The HTTP thread that pulls the job. */
 #include "api/job.h"
+#include "base/err.h"
+#include "base/io.h"
 #include "base/mem.h"
 #include "store/packets.h"
 #include "store/safetensors.h"
+#include <errno.h>
 #include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ------------------------------------------------------------------ frames without payload */
 
@@ -170,6 +174,31 @@ char *glia_whole_safetensors(glia_job *j, char *json, size_t *n) {
     if (!glia_whole_emit(j, json, append, &b)) b.failed = true;
     glia_free(json);
     return glia_buf_take(&b, n);
+}
+
+typedef struct memory {
+    int fd;
+    uint64_t bytes;
+} memory;
+
+static bool put_memory(void *ud, const void *p, size_t n) {
+    memory *m = ud;
+    m->bytes += n;
+    return glia_io_write(m->fd, p, n);
+}
+
+glia_status glia_whole_memory(glia_job *j, char *json, int *fd, uint64_t *bytes, glia_err *err) {
+    memory m = {.fd = glia_io_memory("glia-activations")};
+    bool ok = m.fd >= 0;
+    if (ok) errno = ENOMEM; /* what else can fail is memory */
+    ok = ok && glia_whole_emit(j, json, put_memory, &m) && glia_io_seal(m.fd);
+    int why = errno;
+    glia_free(json);
+    *fd = m.fd, *bytes = m.bytes;
+    if (ok) return GLIA_OK;
+    if (m.fd >= 0) (void)close(m.fd);
+    return glia_fail(err, why == ENOMEM || why == ENOSPC ? GLIA_ENOMEM : GLIA_EIO, "no shared memory for the reply: %s",
+                     strerror(why));
 }
 
 bool glia_whole_has_indices(const glia_job *j, size_t i) { return j->tensors[i].frame->indices != NULL; }

@@ -80,6 +80,20 @@ static int reply_stored(glia_job *j, glia_http_request *rq) {
     return GLIA_HTTP_END;
 }
 
+/* The file is the client's from here on: it maps it, and the memory ends with its last mapping. */
+static int reply_memory(glia_job *j, glia_http_request *rq, char *json) {
+    char text[96];
+    glia_err err;
+    int fd;
+    uint64_t bytes;
+    if (glia_whole_memory(j, json, &fd, &bytes, &err)) return reply_error(rq, &err);
+    int n = snprintf(text, sizeof text, "{\"object\":\"memory\",\"format\":\"safetensors\",\"bytes\":%llu}\n",
+                     (unsigned long long)bytes);
+    if (!glia_http_reply_fd(rq, 200, "application/vnd.glia.memory", text, (size_t)n, fd)) return GLIA_HTTP_END;
+    (void)glia_fail(&err, GLIA_ENOMEM, "no memory for the reply");
+    return reply_error(rq, &err);
+}
+
 static int reply_whole(glia_job *j, glia_http_request *rq) {
     size_t n;
     glia_err why;
@@ -88,6 +102,7 @@ static int reply_whole(glia_job *j, glia_http_request *rq) {
     }
     if (j->keep) return reply_stored(j, rq);
     char *body = j->face->whole(j, &n);
+    if (body && j->wire == GLIA_WIRE_MEMORY) return reply_memory(j, rq, body);
     bool file = j->wire == GLIA_WIRE_SAFETENSORS;
     if (body && file) body = glia_whole_safetensors(j, body, &n);
     if (body) {
@@ -397,14 +412,20 @@ static glia_status check_frames(const glia_job *j, glia_err *err) {
 static glia_status choose_wire(glia_job *j, glia_http_request *rq, glia_err *err) {
     glia_status st;
     if (!j->gen.stream) {
-        j->wire = j->acts.n && accepts(rq, "application/vnd.safetensors") ? GLIA_WIRE_SAFETENSORS : GLIA_WIRE_WHOLE;
+        bool memory = j->acts.n && accepts(rq, "application/vnd.glia.memory");
+        bool file = j->acts.n && accepts(rq, "application/vnd.safetensors");
+        if (memory && !file && !glia_http_takes_fd(rq))
+            return glia_fail_at(err, GLIA_EINVAL, "Accept",
+                                "memory is handed over on a Unix socket: connect to the server's --listen unix:PATH");
+        j->wire = memory && glia_http_takes_fd(rq) ? GLIA_WIRE_MEMORY : file ? GLIA_WIRE_SAFETENSORS : GLIA_WIRE_WHOLE;
     } else if (accepts(rq, "application/vnd.glia.frames")) {
         j->wire = GLIA_WIRE_FRAMES;
     } else {
         j->wire = j->typed && !accepts(rq, "text/event-stream") ? GLIA_WIRE_NDJSON : GLIA_WIRE_SSE;
     }
     if (j->wire == GLIA_WIRE_FRAMES) j->typed = true, j->acts.format.encoding = GLIA_ENC_RAW;
-    if (j->wire == GLIA_WIRE_SAFETENSORS) j->acts.format.merge = true, j->acts.format.encoding = GLIA_ENC_TENSOR;
+    if (j->wire == GLIA_WIRE_SAFETENSORS || j->wire == GLIA_WIRE_MEMORY)
+        j->acts.format.merge = true, j->acts.format.encoding = GLIA_ENC_TENSOR;
     if ((st = glia_keep_plan(j, err))) return st;
     return check_frames(j, err);
 }

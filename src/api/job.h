@@ -20,15 +20,16 @@
 
 enum { GLIA_MAX_CHOICES = 128 };
 
-/* the first two are whole replies */
+/* the first three are whole replies */
 typedef enum glia_wire {
     GLIA_WIRE_WHOLE,
     GLIA_WIRE_SAFETENSORS,
+    GLIA_WIRE_MEMORY, /* the same file in memory that the client is given */
     GLIA_WIRE_SSE,
     GLIA_WIRE_NDJSON,
     GLIA_WIRE_FRAMES
 } glia_wire;
-static inline bool glia_wire_is_whole(glia_wire w) { return w <= GLIA_WIRE_SAFETENSORS; }
+static inline bool glia_wire_is_whole(glia_wire w) { return w <= GLIA_WIRE_MEMORY; }
 
 /* What the model is to read.  Several choices may share one. */
 typedef struct glia_prompt {
@@ -196,6 +197,8 @@ bool glia_frames_activation(glia_job *j);
 const char *glia_whole_tensor(glia_job *j, const glia_choice *c, const glia_frame *f);
 /* The file, from the JSON that the face made (taken).  NULL: no memory. */
 char *glia_whole_safetensors(glia_job *j, char *json, size_t *n);
+/* The file in memory of its own, sealed; json is taken.  *fd: the caller's.  EIO, ENOMEM. */
+glia_status glia_whole_memory(glia_job *j, char *json, int *fd, uint64_t *bytes, glia_err *err);
 void glia_binary_clear(glia_job *j);
 /* The same file in pieces, through put; false: put failed, or no memory. */
 bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud);

@@ -38,7 +38,7 @@ glia_status glia_keep_parse(glia_job *j, yyjson_val *root, glia_err *err) {
 
 glia_status glia_keep_plan(glia_job *j, glia_err *err) {
     if (!j->keep) return GLIA_OK;
-    if (j->wire == GLIA_WIRE_FRAMES || j->wire == GLIA_WIRE_SAFETENSORS)
+    if (j->wire == GLIA_WIRE_FRAMES || j->wire == GLIA_WIRE_SAFETENSORS || j->wire == GLIA_WIRE_MEMORY)
         return glia_fail_at(err, GLIA_EINVAL, "store",
                             "store keeps the activations here: ask for the reply as JSON, or leave store out");
     j->acts.format.merge = true, j->acts.format.encoding = GLIA_ENC_STORED;

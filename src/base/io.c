@@ -75,3 +75,25 @@ void *glia_io_map(int fd, size_t n) {
     void *p = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
     return p == MAP_FAILED ? NULL : p;
 }
+
+int glia_io_memory(const char *label) {
+    if (fault_here()) return -1;
+#ifdef MFD_ALLOW_SEALING
+    return memfd_create(label, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+#else
+    (void)label;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+bool glia_io_seal(int fd) {
+    if (fault_here()) return false;
+#ifdef F_ADD_SEALS
+    return !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
+#else
+    (void)fd;
+    errno = ENOSYS;
+    return false;
+#endif
+}

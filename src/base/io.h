@@ -13,6 +13,10 @@ bool glia_io_sync(int fd);                                   /* data and metadat
 bool glia_io_rename(const char *from, const char *to);
 void *glia_io_map(int fd, size_t n); /* read-only, private; NULL: errno.  munmap(p, n) ends it */
 
+/* Memory with a descriptor and no name: grows as it is written.  -1: errno (ENOSYS where the system has none). */
+int glia_io_memory(const char *label);
+bool glia_io_seal(int fd); /* nobody may change it any more, us included */
+
 /* Fault injection: the n-th of these calls from now on (1-based), in any thread, fails once with ENOSPC.  0 disarms. */
 void glia_fault_arm_io(long n);
 bool glia_fault_io_fired(void);

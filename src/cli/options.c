@@ -97,7 +97,7 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     size_t n = model_flags(o, t);
     if (!serving) return n;
     t[n++] = (flag){
-        "--listen", FLAG_LIST, &o->listen, "HOST:PORT", "address, repeatable (127.0.0.1:1234; port 0: a free one)",
+        "--listen", FLAG_LIST, &o->listen, "HOST:PORT|unix:PATH", "address, repeatable (127.0.0.1:1234; port 0: a free one)",
         0,          0,         NULL};
     t[n++] = (flag){"--port", FLAG_INT, &o->port, "N", "short for --listen 127.0.0.1:N", 0, 65535, NULL};
     t[n++] = (flag){"--parallel", FLAG_INT, &o->n_parallel, "N", "requests computed together (4)", 0, 1024, NULL};

@@ -28,7 +28,7 @@ static int help(void) {
 
 /* The host part is one that only this machine reaches. */
 static bool is_loopback(const char *address) {
-    return !strncmp(address, "127.", 4) || !strncmp(address, "localhost:", 10) || !strncmp(address, "[::1]:", 6);
+    return !strncmp(address, "unix:", 5) || !strncmp(address, "127.", 4) || !strncmp(address, "localhost:", 10) || !strncmp(address, "[::1]:", 6);
 }
 
 static void warn_if_open(const cli_options *o) {
@@ -56,6 +56,10 @@ static bool write_port(const char *path, int port) {
 static void add_ports(glia_buf *b, const cli_options *o, const cli_server *s) {
     for (size_t i = 0; i < o->listen.n; i++) {
         const char *a = o->listen.items[i], *colon = strrchr(a, ':');
+        if (!strncmp(a, "unix:", 5)) {
+            glia_buf_addf(b, "%s %s", i ? "," : "", a);
+            continue;
+        }
         glia_buf_addf(b, "%s http://%.*s:%d", i ? "," : "", colon ? (int)(colon - a) : (int)strlen(a), a,
                       glia_http_port(s->http, i));
     }

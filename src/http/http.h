@@ -45,6 +45,16 @@ glia_status glia_http_reply_take(glia_http_request *rq, int status, const char *
 glia_status glia_http_reply(glia_http_request *rq, int status, const char *content_type, const void *body,
                             size_t n); /* copies */
 
+/* -- descriptors: whether the client sits on this machine and can be given one, over a listener unix:PATH */
+bool glia_http_takes_fd(const glia_http_request *rq);
+/* A reply with an open descriptor (SCM_RIGHTS) beside its first byte.  body is copied, at most GLIA_HTTP_FD_BODY bytes; the connection is closed
+ * behind it.  fd is taken, also on failure: after the call it is the client's alone, and what it stands for ends with it.  A
+ * client that is gone, or never looks, gets nothing and keeps nothing: the kernel closes what was under way.
+ * EINVAL: not a Unix socket, or too long a body. */
+enum { GLIA_HTTP_FD_BODY = 4096 };
+glia_status glia_http_reply_fd(glia_http_request *rq, int status, const char *content_type, const void *body, size_t n,
+                               int fd);
+
 /* -- generators: replies whose bytes come later */
 enum { GLIA_HTTP_WAIT = 0, GLIA_HTTP_END = -1, GLIA_HTTP_ABORT = -2, GLIA_HTTP_AGAIN = -3 };
 typedef struct glia_http_generator {
@@ -111,7 +121,8 @@ bool glia_http_counts(const glia_http_request *rq, size_t i, glia_http_count *ou
 size_t glia_http_live(const glia_http_request *rq); /* requests being answered now, this one included */
 
 typedef struct glia_http_params {
-    const char *const *listen; /* [n_listen] "HOST:PORT", "[::1]:PORT"; port 0 takes a free one */
+    const char *const *listen; /* [n_listen] "HOST:PORT", "[::1]:PORT"; port 0 takes a free one; "unix:PATH": a socket
+                                  file that only this user may connect to, removed at the end */
     size_t n_listen;
     const glia_http_route *routes;
     void *ud;

@@ -20,6 +20,7 @@
 #include <microhttpd.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #if MHD_VERSION < 0x00097002
 typedef int http_mhd_result;
@@ -52,6 +53,9 @@ typedef struct http_listener {
     int port;
     char host[256]; /* as in params, without brackets */
     bool loopback;
+    char path[108]; /* of a Unix socket; "": none */
+    dev_t dev;
+    ino_t ino; /* of that file: another one in its place is not removed */
 } http_listener;
 
 /* One socket, from the moment libmicrohttpd took it until just before it closes it. */
@@ -172,6 +176,8 @@ struct glia_http_request {
     char *reply_body; /* owned until libmicrohttpd takes it */
     size_t n_reply_body;
     bool static_body; /* reply_body is not ours to free */
+    bool has_fd;      /* fd goes with the reply */
+    int fd;
     http_header *headers, **headers_end;
 
     struct glia_ws *ws; /* it becomes a WebSocket; while its thread runs, that thread's */
@@ -235,5 +241,6 @@ void http_ws_end(glia_http_request *rq);
 void http_ws_wake_all(struct glia_http *h);
 
 /* listen.c */
+void http_unlisten(http_listener *l); /* and removes the file of a Unix socket */
 glia_status http_listen(http_listener *l, const char *address, glia_err *err);
 #endif

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 static glia_status parse_address(const char *address, char *host, size_t n_host, int *port, glia_err *err) {
@@ -22,7 +24,7 @@ static glia_status parse_address(const char *address, char *host, size_t n_host,
     for (const char *p = ok ? colon + 1 : ""; *p; p++) value = value * 10 + (*p - '0');
     if (!ok || value > 65535) {
         return glia_fail_at(err, GLIA_EINVAL, "listen",
-                            "\"%s\" is no address to listen on: write HOST:PORT or [IPV6]:PORT, PORT 0 to 65535",
+                            "\"%s\" is no address to listen on: write HOST:PORT or [IPV6]:PORT, PORT 0 to 65535, or unix:PATH",
                             address);
     }
     memcpy(host, from, n);
@@ -65,7 +67,63 @@ static int bind_one(const struct addrinfo *ai) {
     return -1;
 }
 
+/* ------------------------------------------------------------------ Unix sockets */
+
+/* Nobody listens behind the file any more: its server died. */
+static bool is_stale(const struct sockaddr_un *sa) {
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    bool stale = fd >= 0 && http_fd_prepare(fd) && connect(fd, (const struct sockaddr *)sa, sizeof *sa) &&
+                 errno == ECONNREFUSED;
+    if (fd >= 0) close(fd);
+    return stale;
+}
+
+/* Open to this user alone: who may connect may use the model and is given memory. */
+static glia_status listen_unix(http_listener *l, const char *address, glia_err *err) {
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    struct stat s;
+    const char *path = address + 5;
+    size_t n = strlen(path);
+    if (!n || n >= sizeof sa.sun_path || n >= sizeof l->path) {
+        return glia_fail_at(err, GLIA_EINVAL, "listen", "\"%s\": the path of a Unix socket has 1 to %zu characters", address,
+                            sizeof sa.sun_path - 1);
+    }
+    memcpy(sa.sun_path, path, n + 1);
+    if (!lstat(path, &s)) {
+        if (!S_ISSOCK(s.st_mode))
+            return glia_fail_at(err, GLIA_EIO, "listen", "cannot listen on %s: another file is there", address);
+        if (!is_stale(&sa))
+            return glia_fail_at(err, GLIA_EIO, "listen", "cannot listen on %s: another program does; stop it or choose "
+                                "another path", address);
+        (void)unlink(path);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    mode_t mask = umask(0177); /* the file is never there with more rights */
+    bool ok = fd >= 0 && http_fd_prepare(fd) && !bind(fd, (const struct sockaddr *)&sa, sizeof sa);
+    int no = errno;
+    (void)umask(mask);
+    if (ok && (stat(path, &s) || listen(fd, 1024))) no = errno, ok = false;
+    if (!ok) {
+        if (fd >= 0) close(fd);
+        return glia_fail_at(err, GLIA_EIO, "listen", "cannot listen on %s: %s", address, strerror(no));
+    }
+    l->fd = fd, l->port = 0, l->loopback = true;
+    l->dev = s.st_dev, l->ino = s.st_ino;
+    memcpy(l->path, path, n + 1);
+    (void)snprintf(l->host, sizeof l->host, "localhost");
+    return GLIA_OK;
+}
+
+void http_unlisten(http_listener *l) {
+    struct stat s;
+    if (l->fd < 0) return;
+    close(l->fd);
+    l->fd = -1;
+    if (l->path[0] && !lstat(l->path, &s) && s.st_dev == l->dev && s.st_ino == l->ino) (void)unlink(l->path);
+}
+
 glia_status http_listen(http_listener *l, const char *address, glia_err *err) {
+    if (!strncmp(address, "unix:", 5)) return listen_unix(l, address, err);
     glia_status st = parse_address(address, l->host, sizeof l->host, &l->port, err);
     if (st) return st;
     char service[8];

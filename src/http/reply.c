@@ -11,6 +11,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -72,6 +73,8 @@ void http_reply_clear(glia_http_request *rq) {
     rq->headers = NULL;
     rq->headers_end = NULL;
     if (!rq->static_body) glia_free(rq->reply_body);
+    if (rq->has_fd) close(rq->fd);
+    rq->has_fd = false;
     rq->static_body = false;
     rq->reply_body = NULL;
     rq->n_reply_body = 0;
@@ -92,6 +95,26 @@ glia_status glia_http_reply_take(glia_http_request *rq, int status, const char *
     rq->reply_body = body;
     rq->n_reply_body = n;
     return GLIA_OK;
+}
+
+bool glia_http_takes_fd(const glia_http_request *rq) {
+    struct sockaddr_storage sa = {0};
+    socklen_t n = sizeof sa;
+    return rq->connection && !getsockname(rq->connection->fd, (struct sockaddr *)&sa, &n) && sa.ss_family == AF_UNIX;
+}
+
+glia_status glia_http_reply_fd(glia_http_request *rq, int status, const char *content_type, const void *body, size_t n,
+                               int fd) {
+    char *copy = NULL;
+    bool ok = rq->in_handler && !rq->replied && n <= GLIA_HTTP_FD_BODY && glia_http_takes_fd(rq);
+    if (ok && (copy = glia_memdup(body, n))) {
+        glia_status st = glia_http_reply_take(rq, status, content_type, copy, n);
+        if (!st) rq->has_fd = true, rq->fd = fd;
+        else close(fd);
+        return st;
+    }
+    close(fd);
+    return ok ? GLIA_ENOMEM : GLIA_EINVAL;
 }
 
 static glia_status reply_out_of_memory(glia_http_request *rq) {
@@ -143,9 +166,34 @@ glia_status glia_http_reply_error(glia_http_request *rq, const glia_err *err) {
     return glia_http_reply_take(rq, status >= 400 ? status : 500, type, body, n);
 }
 
+/* Past libmicrohttpd, which sends no descriptors.  Head and body are small: a Unix socket takes them at once, or not at all. */
+static http_mhd_result send_with_fd(glia_http_request *rq) {
+    char head[512];
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    int n = snprintf(head, sizeof head,
+                     "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\nConnection: close\r\nX-Request-Id: "
+                     "%s\r\n\r\n",
+                     rq->status, http_reason(rq->status), rq->content_type ? rq->content_type : "text/plain",
+                     rq->n_reply_body, rq->id);
+    struct iovec iov[2] = {{head, (size_t)n}, {rq->reply_body, rq->n_reply_body}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 2, .msg_control = control.bytes, .msg_controllen = sizeof control};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &rq->fd, sizeof(int));
+    bool sent = n > 0 && (size_t)n < sizeof head && sendmsg(rq->connection->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
+    close(rq->fd);
+    rq->has_fd = false;
+    if (sent) rq->refused = rq->status; /* libmicrohttpd does not know of it */
+    return MHD_NO;
+}
+
 http_mhd_result http_reply_send(glia_http_request *rq) {
     struct MHD_Response *r;
     rq->phase = HTTP_PHASE_REPLY;
+    if (rq->has_fd) return send_with_fd(rq);
     if (rq->ws) {
         r = http_ws_reply(rq);
     } else if (rq->streaming) {

@@ -113,7 +113,7 @@ static void free_server(struct glia_http *h) {
     }
     for (size_t i = 0; i < h->n_linger_in; i++) close(h->linger_in[i].fd);
     for (size_t i = 0; i < h->n_listeners; i++) {
-        if (h->listeners[i].fd >= 0) close(h->listeners[i].fd);
+        http_unlisten(&h->listeners[i]);
     }
     for (int i = 0; i < 2; i++) {
         if (h->wake[i] >= 0) close(h->wake[i]);

@@ -241,8 +241,7 @@ static bool accept_some(struct glia_http *h, int listen_fd) {
 
 static void close_listeners(struct glia_http *h) {
     for (size_t i = 0; i < h->n_listeners; i++) {
-        if (h->listeners[i].fd >= 0) close(h->listeners[i].fd);
-        h->listeners[i].fd = -1;
+        http_unlisten(&h->listeners[i]);
     }
 }
 
