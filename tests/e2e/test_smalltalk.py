@@ -149,6 +149,8 @@ def run_squeak(settings, folder):
         return f.read().decode("utf-8", "replace").replace("\r", "\n")
 
 
+MESSAGES = [{"role": "system", "content": "You answer in one short sentence."},
+            {"role": "user", "content": "Why is the sky blue?"}]
 RUNNERS = {"gst": run_gst, "squeak": run_squeak}
 REPORTS = {}
 server = None
@@ -223,10 +225,8 @@ class AgainstCurl(unittest.TestCase):
     """Numbers that Smalltalk noted, and the same request made here."""
 
     def request(self):
-        messages = [{"role": "system", "content": "You answer in one short sentence."},
-                    {"role": "user", "content": "Why is the sky blue?"}]
         status, reply = server.post("/v1/chat/completions/with_activations", {
-            "messages": messages, "max_tokens": 6, "temperature": 0, "activation_format": {"encoding": "base64"},
+            "messages": MESSAGES, "max_tokens": 6, "temperature": 0, "activation_format": {"encoding": "base64"},
             "activation_hooks": [{"layer": "transformer.h.5", "component": "residual"},
                                  {"layer": "transformer.h.10", "component": "attention"}]})
         self.assertEqual(status, 200)
@@ -251,11 +251,29 @@ class AgainstCurl(unittest.TestCase):
             self.assertEqual(numbers[4:], list(x[::len(x) // 40]))  # exactly
             self.assertGreaterEqual(len(numbers), 44)
 
+    def check_patterns(self, dialect):
+        """The tokens that Smalltalk put together from the labels are those of the chat; the report is the server's."""
+        (line,) = list(notes(dialect, "patterns "))
+        tokens, types, scores = json.loads(line[len("patterns "):])
+        status, chat = server.post("/v1/tokenize", {"messages": MESSAGES})
+        self.assertEqual(tokens[:len(chat["tokens"])], chat["tokens"])
+        status, report = server.post("/v1/analyze/attention", {
+            "prompt": tokens, "layers": [10], "probes": 1, "probe_length": 16, "bootstrap_samples": 10, "permutations": 0})
+        self.assertEqual(status, 200)
+        self.assertEqual([h["pattern_type"] for h in report["attention_heads"]], types)
+        self.assertEqual([h["metadata"]["scores"]["first_token"]["score"] for h in report["attention_heads"]], scores)
+
     def test_gnu_smalltalk_reads_the_same_numbers(self):
         self.check("gst")
 
     def test_squeak_reads_the_same_numbers(self):
         self.check("squeak")
+
+    def test_gnu_smalltalk_finds_the_servers_patterns(self):
+        self.check_patterns("gst")
+
+    def test_squeak_finds_the_servers_patterns(self):
+        self.check_patterns("squeak")
 
 
 class Sources(unittest.TestCase):
