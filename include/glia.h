@@ -237,6 +237,9 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *p, glia_e
  * valid (its queue ends with an ECANCELLED error event) and must still be freed, before or after. */
 void glia_model_close(glia_model *m);
 
+/* How the rows of a text's tokens, behind the last norm, become one vector. */
+typedef enum glia_pooling { GLIA_POOL_MEAN, GLIA_POOL_CLS, GLIA_POOL_LAST } glia_pooling; /* mean, first row, last row */
+
 typedef struct glia_model_info {
     const char *id, *path, *arch, *description; /* live as long as the model */
     int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab;
@@ -246,6 +249,10 @@ typedef struct glia_model_info {
     bool flash_attention, has_chat_template;
     const char *draft; /* file of the draft model, NULL: none */
     bool speculates;   /* its state can be taken back, so that guesses can be checked */
+    bool encoder; /* it makes vectors of texts only (BERT and its kin): no request can be submitted, see glia_embed_submit */
+    int32_t n_vector;     /* floats of a text's vector */
+    glia_pooling pooling; /* of its vectors, as its file says; MEAN when it says nothing */
+    const char *embeddings_refused; /* why no vectors can be had, NULL when they can */
     const char *hooks_refused; /* why no hook can be served at all, NULL when they can */
 } glia_model_info;
 
@@ -348,6 +355,21 @@ glia_status glia_model_infill_prompt(const glia_model *m, const int32_t *prefix,
                                      size_t n_suffix, int32_t **out, size_t *n_out, glia_err *err);
 
 void glia_free(void *p);
+
+/* ------------------------------------------------------------------ vectors of texts */
+
+/* One text on its way to a vector.  Causal models: a request with a hook on final_norm, pooled where the rows are captured,
+ * so that the vector is as proven as any row.  Encoders: llama.cpp's own output rows of one pass over the text, pooled here. */
+typedef struct glia_embed glia_embed;
+
+/* Queue a text.  on_end(ud) is called when it has ended, from another thread or before this returns; perhaps more than once.
+ * EINVAL: no token; embeddings_refused.  ECONTEXT: more tokens than the context.  EHOOK, EBUSY: as for requests. */
+glia_status glia_embed_submit(glia_embed **out, glia_model *m, const int32_t *tokens, size_t n_tokens,
+                              glia_pooling pooling, void (*on_end)(void *ud), void *ud, glia_err *err);
+/* False: not yet.  True: *v is its vector, n_vector floats as pooled (not normalised), valid until free; or *err says why
+ * there is none.  By one thread at a time. */
+bool glia_embed_take(glia_embed *e, const float **v, glia_err *err);
+void glia_embed_free(glia_embed *e); /* cancels when still under way.  NULL is fine.  Before the model is closed */
 
 /* ------------------------------------------------------------------ requests */
 

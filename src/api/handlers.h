@@ -13,6 +13,8 @@ void glia_on_lms_completions(void *ud, glia_http_request *rq);
 /* messages.c */
 void glia_on_messages(void *ud, glia_http_request *rq);
 void glia_on_count_tokens(void *ud, glia_http_request *rq);
+/* embeddings.c */
+void glia_on_embeddings(void *ud, glia_http_request *rq);
 /* responses.c */
 void glia_on_responses(void *ud, glia_http_request *rq);
 void glia_on_response(void *ud, glia_http_request *rq);

@@ -227,7 +227,7 @@ static glia_status read_tools(yyjson_val *root, glia_buf *out, glia_err *err) {
     return st || !choice ? st : read_choice(choice, out, err);
 }
 
-static glia_status read_thinking(glia_job *j, yyjson_val *root, glia_buf *out, glia_err *err) {
+static glia_status read_thinking(yyjson_val *root, glia_buf *out, glia_err *err) {
     yyjson_val *thinking = glia_json_get(root, "thinking");
     const char *type;
     int64_t budget;
@@ -246,7 +246,32 @@ static glia_status read_thinking(glia_job *j, yyjson_val *root, glia_buf *out, g
         return glia_fail_at(err, GLIA_EINVAL, "thinking.type",
                             "thinking.type must be \"enabled\", \"disabled\" or \"adaptive\"");
     }
-    (void)j;
+    return GLIA_OK;
+}
+
+/* format: a schema of the answer.  effort is a hint, and passed over. */
+static glia_status read_output(yyjson_val *root, glia_buf *out, glia_err *err) {
+    yyjson_val *config = glia_json_get(root, "output_config"), *format;
+    const char *type;
+    if (!config) return GLIA_OK;
+    if (!yyjson_is_obj(config))
+        return glia_fail_at(err, GLIA_EINVAL, "output_config", "output_config must be an object, not %s",
+                            glia_json_kind(config));
+    if (!(format = glia_json_get(config, "format"))) return GLIA_OK;
+    if (!yyjson_is_obj(format))
+        return glia_fail_at(err, GLIA_EINVAL, "output_config.format", "output_config.format must be an object, not %s",
+                            glia_json_kind(format));
+    glia_status st = need(format, "output_config.format", "type", &type, err);
+    if (st) return st;
+    if (strcmp(type, "json_schema") != 0) {
+        return glia_fail_at(err, GLIA_EINVAL, "output_config.format.type",
+                            "output_config.format.type must be \"json_schema\"");
+    }
+    if (!glia_json_get(format, "schema"))
+        return glia_fail_at(err, GLIA_EINVAL, "output_config.format.schema", "output_config.format.schema is missing");
+    glia_buf_adds(out, ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"answer\"");
+    glia_talk_pass(out, format, "schema", "schema");
+    glia_buf_adds(out, "}}");
     return GLIA_OK;
 }
 
@@ -277,7 +302,8 @@ static glia_status read_any(glia_job *j, yyjson_val *root, bool count, glia_buf 
     if ((st = read_system(root, out, err)) || (st = read_messages(j, root, err))) return st;
     glia_buf_add(out, j->turn.messages.p, j->turn.messages.n);
     glia_buf_adds(out, "]");
-    if ((st = read_tools(root, out, err)) || (st = read_thinking(j, root, out, err))) return st;
+    if ((st = read_tools(root, out, err)) || (st = read_thinking(root, out, err))) return st;
+    if ((st = read_output(root, out, err))) return st;
     glia_talk_pass(out, root, "max_tokens", "max_tokens");
     glia_talk_pass(out, root, "stop_sequences", "stop");
     glia_talk_pass(out, root, "stream", "stream");
@@ -293,6 +319,7 @@ static glia_status read_body(glia_job *j, yyjson_val *root, glia_buf *out, glia_
 
 static const char *const names[][2] = {{"stop", "stop_sequences"},
                                        {".parameters", ".input_schema"},
+                                       {"response_format.json_schema", "output_config.format"},
                                        {"reasoning_effort", "thinking"},
                                        {NULL, NULL}};
 

@@ -198,6 +198,20 @@ static bool meta_text(const struct llama_model *lm, const char *key, char **out)
     return (*out = glia_strdup(n > 0 ? buf : "unknown")) != NULL;
 }
 
+/* What the file says about vectors: llama.cpp's numbers of poolings. */
+static void read_embedding(glia_model *m) {
+    char key[96], value[32];
+    (void)snprintf(key, sizeof key, "%.60s.attention.causal", m->arch);
+    m->info.encoder = llama_model_meta_val_str(m->lm, key, value, sizeof value) > 0 && !strcmp(value, "false");
+    m->info.n_vector = m->info.encoder ? llama_model_n_embd_out(m->lm) : m->info.n_embd;
+    (void)snprintf(key, sizeof key, "%.60s.pooling_type", m->arch);
+    int pooling = llama_model_meta_val_str(m->lm, key, value, sizeof value) > 0 ? atoi(value) : LLAMA_POOLING_TYPE_NONE;
+    m->info.pooling = pooling == LLAMA_POOLING_TYPE_CLS    ? GLIA_POOL_CLS
+                      : pooling == LLAMA_POOLING_TYPE_LAST ? GLIA_POOL_LAST
+                                                           : GLIA_POOL_MEAN;
+    if (pooling == LLAMA_POOLING_TYPE_RANK) m->info.embeddings_refused = "it ranks texts and makes no vectors";
+}
+
 static glia_status load(glia_model *m, glia_err *err) {
     const glia_model_params *p = &m->params;
     struct llama_model_params mp = llama_model_default_params();
@@ -238,6 +252,8 @@ static glia_status load(glia_model *m, glia_err *err) {
                                 .n_bytes = llama_model_size(m->lm),
                                 .created = (int64_t)time(NULL)};
     if (m->info.n_vocab <= 0) return glia_fail(err, GLIA_EINVAL, "%s has no vocabulary", m->path);
+    read_embedding(m);
+    if (m->info.encoder) return glia_encoder_new(&m->encoder, m, err);
     glia_status st = glia_bridge_templates_new(&m->templates, m->lm, &m->info.has_chat_template, err);
     if (st == GLIA_ENOMEM) return st;
     if (st) { /* the model still completes text; chats are refused with the reason */
@@ -256,12 +272,14 @@ static void *engine_main(void *arg) {
     m->state = st ? GLIA_MODEL_FAILED : GLIA_MODEL_READY;
     pthread_cond_signal(&m->changed);
     pthread_mutex_unlock(&m->lock);
-    if (!st) glia_worker_run(m->worker);
+    if (!st && m->encoder) glia_encoder_run(m->encoder);
+    else if (!st) glia_worker_run(m->worker);
     pthread_mutex_lock(&m->lock);
     glia_worker *w = m->worker;
     m->worker = NULL; /* glia_model_close may be about to tell it to stop */
     pthread_mutex_unlock(&m->lock);
     glia_worker_free(w);
+    glia_encoder_free(m->encoder); /* nobody submits to it any more: texts hold the model */
     if (m->lm) llama_model_free(m->lm);
     m->lm = NULL;
     return NULL;
@@ -378,6 +396,7 @@ void glia_model_close(glia_model *m) {
         pthread_mutex_unlock(&m->inbox->lock);
         pthread_mutex_lock(&m->lock);
         if (m->worker) glia_worker_stop(m->worker);
+        if (m->encoder) glia_encoder_stop(m->encoder);
         pthread_mutex_unlock(&m->lock);
         pthread_join(m->thread, NULL);
     }
@@ -482,12 +501,12 @@ bool glia_model_point(const glia_model *m, glia_point p, int32_t layer, glia_poi
 }
 
 static bool outputs_only(const glia_model *m, glia_point p, int32_t layer) {
-    const glia_place *pl = glia_atlas_place(m->atlas, p, layer);
+    const glia_place *pl = m->atlas ? glia_atlas_place(m->atlas, p, layer) : NULL;
     return pl && pl->row_kind == GLIA_ROWS_OUTPUTS;
 }
 
 static const char *refuses_edit(const glia_model *m, glia_point p, int32_t layer) {
-    return glia_tap_refuses_edit(glia_atlas_place(m->atlas, p, layer));
+    return m->atlas ? glia_tap_refuses_edit(glia_atlas_place(m->atlas, p, layer)) : "this model is not mapped";
 }
 
 void glia_model_limits(const glia_model *m, glia_request_limits *out) {
@@ -661,6 +680,8 @@ glia_status glia_request_submit(glia_request **out, glia_model *m, const glia_re
     glia_request_limits l;
     glia_rules *rules;
     glia_request *r = *out = NULL;
+    if (m->info.encoder)
+        return glia_fail_at(err, GLIA_EINVAL, "model", "%s makes vectors only: use /v1/embeddings", m->id);
     glia_model_limits(m, &l);
     glia_status st = glia_sampling_check(&p->sampling, l.n_vocab, err);
     if (!st) st = compile(m, p, &rules, err);

@@ -5,6 +5,7 @@
 #ifndef GLIA_ENGINE_MODEL_H
 #define GLIA_ENGINE_MODEL_H
 #include "engine/bridge.h"
+#include "engine/encoder.h"
 #include "engine/request.h"
 #include "engine/weights.h"
 #include "glia.h"
@@ -37,6 +38,7 @@ struct glia_model {
     glia_pages *pages; /* for frames that a device fills; NULL: they lie on the heap */
     glia_tally tally;
     glia_worker *worker;
+    glia_encoder *encoder; /* instead of a worker */
     pthread_mutex_t lexicon_lock;
     glia_lexicon *lexicon; /* made for the first constraint */
 
@@ -53,6 +55,12 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err);
 void glia_worker_run(glia_worker *w);
 void glia_worker_free(glia_worker *w);
 void glia_worker_stop(glia_worker *w); /* any thread: abort the pass under way */
+
+/* encoder.c: the same for models that only make vectors. */
+glia_status glia_encoder_new(glia_encoder **out, glia_model *m, glia_err *err);
+void glia_encoder_run(glia_encoder *e);
+void glia_encoder_free(glia_encoder *e);
+void glia_encoder_stop(glia_encoder *e);
 
 void glia_model_limits(const glia_model *m, glia_request_limits *out);
 #endif

@@ -82,6 +82,48 @@ class Python(unittest.TestCase):
             again, = stream.get_final_completion().choices[0].message.tool_calls
         self.assertEqual(json.loads(again.function.arguments), json.loads(call.function.arguments))
 
+    def test_embeddings(self):  # asks for base64 unless told otherwise
+        r = client.embeddings.create(model=server.model, input=["Hello", "Bye"], dimensions=32)
+        self.assertEqual([len(d.embedding) for d in r.data], [32, 32])
+        again = client.embeddings.create(model=server.model, input=["Hello", "Bye"], dimensions=32, encoding_format="float")
+        for a, b in zip(r.data[0].embedding, again.data[0].embedding):
+            self.assertAlmostEqual(a, b, places=5)
+        self.assertGreater(r.usage.prompt_tokens, 1)
+
+    def respond(self, **fields):
+        return client.responses.create(**dict({"model": server.model, "input": "Hello", "max_output_tokens": 8,
+                                               "temperature": 0}, **fields))
+
+    def test_responses_whole_streamed_and_gone_on_from(self):
+        r = self.respond()
+        self.assertTrue(r.output_text)
+        with client.responses.stream(model=server.model, input="Hello", max_output_tokens=8, temperature=0) as stream:
+            kinds = [e.type for e in stream]
+            last = stream.get_final_response() if "response.completed" in kinds else None
+        self.assertIn("response.output_text.done", kinds)
+        self.assertIsNone(last)  # it was cut by its length
+        again = self.respond(input="And?", previous_response_id=r.id)
+        self.assertEqual(again.previous_response_id, r.id)
+        self.assertEqual(client.responses.retrieve(r.id).output_text, r.output_text)
+        self.assertEqual(client.responses.input_items.list(r.id).data[0].content[0].text, "Hello")
+        client.responses.delete(r.id)
+        with self.assertRaises(openai.BadRequestError) as e:
+            self.respond(previous_response_id=r.id)
+        self.assertEqual(e.exception.code, "previous_response_not_found")
+
+    def test_responses_with_tools_and_formats(self):
+        tool = dict(TOOL["function"], type="function", strict=True)
+        with client.responses.stream(model=server.model, input="Weather in Oslo?", max_output_tokens=60, temperature=0, tools=[tool],
+                                     tool_choice="required", parallel_tool_calls=False) as stream:
+            final = stream.until_done().get_final_response()
+        call, = final.output
+        self.assertEqual((call.type, call.name), ("function_call", "get_weather"))
+        r = self.respond(previous_response_id=final.id, tools=[tool],
+                         input=[{"type": "function_call_output", "call_id": call.call_id, "output": "rain"}])
+        self.assertEqual(r.object, "response")
+        r = client.responses.parse(model=server.model, input="Ann is 31.", text_format=Person, max_output_tokens=80, temperature=0)
+        self.assertIsInstance(r.output_parsed, Person)
+
     def test_errors_name_the_field(self):
         for fields, param in (({"temperature": -1}, "temperature"), ({"top_logprobs": 1000, "logprobs": True}, "top_logprobs"),
                               ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role")):
@@ -112,6 +154,17 @@ const ask = {model: process.argv[3], messages: [{role: "user", content: "Hello"}
   const r = await client.chat.completions.create({...ask, max_tokens: 60, tools, tool_choice: "required",
                                                   parallel_tool_calls: false});
   out.call = r.choices[0].message.tool_calls[0].function;
+  out.vector = (await client.embeddings.create({model: ask.model, input: "Hello", dimensions: 16})).data[0].embedding.length;
+  const first = await client.responses.create({model: ask.model, input: "Hello", max_output_tokens: 8, temperature: 0});
+  out.response = first.output_text;
+  out.deltas = "";
+  for await (const e of await client.responses.create({model: ask.model, input: "Hello", max_output_tokens: 8, temperature: 0,
+                                                       stream: true, activation_hooks: [{layer: 3, component: "resid_post"}]})) {
+    if (e.type === "response.output_text.delta") out.deltas += e.delta;
+    out.last = e.type;
+  }
+  out.next = (await client.responses.create({model: ask.model, input: "And?", max_output_tokens: 8,
+                                             previous_response_id: first.id})).status;
   try { await client.chat.completions.create({...ask, temperature: -1}); } catch (e) { out.error = [e.status, e.param]; }
   console.log(JSON.stringify(out));
 })();
@@ -134,6 +187,9 @@ class JavaScript(unittest.TestCase):
         self.assertEqual(out["call"]["name"], "get_weather")
         self.assertIn("city", json.loads(out["call"]["arguments"]))
         self.assertEqual(out["error"], [400, "temperature"])
+        self.assertEqual(out["vector"], 16)
+        self.assertEqual((out["response"], out["deltas"], out["last"], out["next"]),
+                         (out["text"], out["text"], "response.incomplete", "incomplete"))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,12 @@ def recipe(family):
 def families(wide=False):
     """Names of the recipes; the wide ones (256 columns, for quantized weights) are not for everyday tests."""
     names = sorted(f[:-len(".json")] for f in os.listdir(RECIPES) if f.endswith(".json"))
-    return [f for f in names if f.startswith("wide-") == wide]
+    return [f for f in names if f.startswith("wide-") == wide and not f.startswith("encoder-")]
+
+
+def encoders():
+    """Names of the recipes of models that only make vectors: tools/reference/make_embeddings.py."""
+    return sorted(f[:-len(".json")] for f in os.listdir(RECIPES) if f.startswith("encoder-") and f.endswith(".json"))
 
 
 def each_layer(entries, n_layer):
@@ -249,7 +254,7 @@ def main():
     ap.add_argument("--list", action="store_true", help="print the families")
     ap.add_argument("--sha256", action="store_true", help="print the SHA-256 of every model")
     ap.add_argument("--all", metavar="DIR", help="write every family to DIR/<family>.gguf")
-    ap.add_argument("family", nargs="?", choices=families() + families(wide=True))
+    ap.add_argument("family", nargs="?", choices=families() + families(wide=True) + encoders())
     ap.add_argument("out", nargs="?", metavar="OUT.gguf")
     args = ap.parse_args()
     if args.list:
@@ -259,7 +264,7 @@ def main():
             print("%s  %s" % (hashlib.sha256(gguf_bytes(family)).hexdigest(), family))
     elif args.all:
         os.makedirs(args.all, exist_ok=True)
-        for family in families():
+        for family in families() + encoders():
             write_gguf(family, os.path.join(args.all, family + ".gguf"))
     elif args.family and args.out:
         write_gguf(args.family, args.out)
