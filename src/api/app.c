@@ -28,6 +28,8 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
     app->capture_memory = glia_capture_memory_new(p->capture_bytes ? p->capture_bytes : (size_t)2 * GIB);
     glia_status st = app->tasks && app->history && app->registered && app->capture_memory ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory");
     if (!st) st = make_catalogue(app, p, err);
+    if (!st && p->n_mirrors) st = glia_catalogue_new(&app->mirror, p->mirrors, p->n_mirrors, NULL, err);
+    if (!st && !(app->downloads = glia_downloads_new())) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
     if (!st) {
         glia_registry_params r = p->models;
         r.catalogue = app->catalogue, r.model.capture_memory = app->capture_memory;
@@ -43,6 +45,8 @@ void glia_app_clear(glia_app *app) {
     glia_history_free(app->history);
     glia_store_free(app->store);
     glia_registry_free(app->models);
+    glia_downloads_free(app->downloads);
+    glia_catalogue_free(app->mirror);
     glia_catalogue_free(app->catalogue);
     glia_capture_memory_unref(app->capture_memory);
     *app = (glia_app){0};

@@ -7,12 +7,15 @@
 #include "api/tasks.h"
 #include "glia.h"
 #include "http/http.h"
+#include "models/download.h"
 #include "models/registry.h"
 #include <stdatomic.h>
 
 typedef struct glia_app {
     glia_registry *models;
     glia_catalogue *catalogue;
+    glia_catalogue *mirror;    /* where models can be taken from; NULL: nowhere */
+    glia_downloads *downloads;
     glia_capture_memory *capture_memory; /* shared by the models */
     glia_tasks *tasks;
     struct glia_registered *registered; /* hooks that stay with a model (registered.h) */
@@ -27,6 +30,8 @@ typedef struct glia_app_params {
     glia_registry_params models;   /* catalogue and capture memory are made here */
     const char *const *model_dirs; /* [n_model_dirs] none: those of glia_catalogue_default_dirs */
     size_t n_model_dirs;
+    const char *const *mirrors; /* [n_mirrors] folders that downloads come from */
+    size_t n_mirrors;
     size_t capture_bytes;          /* 0: 2 GiB */
 } glia_app_params;
 

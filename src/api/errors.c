@@ -27,8 +27,10 @@ static void add_lms(glia_buf *b, const glia_err *err) {
     bool ours = glia_status_http(err->status) >= 500;
     const char *code = glia_status_code(err->status);
     if (err->status == GLIA_EINVAL && strstr(err->message, " is missing")) code = "missing_required_parameter";
+    if (err->status == GLIA_EINVAL && !strncmp(err->message, "unrecognized key", 16)) code = "unrecognized_keys";
     glia_buf_addf(b, "\"error\":{\"type\":\"%s\",\"message\":",
                   err->status == GLIA_EMODEL ? "model_not_found"
+                  : !strcmp(err->param, "job_id") && err->status == GLIA_ENOTFOUND ? "job_not_found"
                   : ours                     ? "internal_error"
                                              : "invalid_request");
     glia_json_add_cstr(b, err->message);
@@ -53,7 +55,12 @@ static glia_error_shape shape_of(const glia_http_request *rq) {
     const char *path = rq ? glia_http_path(rq) : NULL;
     if (!path) return GLIA_ERRORS_OPENAI;
     if (!strncmp(path, "/v1/messages", 12)) return GLIA_ERRORS_ANTHROPIC;
-    return !strcmp(path, "/api/v1/chat") ? GLIA_ERRORS_LMS : GLIA_ERRORS_OPENAI;
+    static const char *const lms[] = {"/api/v1/chat",          "/api/v1/models",          "/api/v1/models/load",
+                                      "/api/v1/models/unload", "/api/v1/models/estimate", "/api/v1/models/download"};
+    for (size_t i = 0; i < sizeof lms / sizeof *lms; i++) {
+        if (!strcmp(path, lms[i])) return GLIA_ERRORS_LMS;
+    }
+    return !strncmp(path, "/api/v1/models/download/", 24) ? GLIA_ERRORS_LMS : GLIA_ERRORS_OPENAI;
 }
 
 char *glia_api_error_body(const glia_http_request *rq, const glia_err *err, size_t *n, const char **content_type) {

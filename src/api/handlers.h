@@ -40,6 +40,9 @@ void glia_on_lms_status(void *ud, glia_http_request *rq);
 void glia_on_v1_load(void *ud, glia_http_request *rq);
 void glia_on_v1_unload(void *ud, glia_http_request *rq);
 void glia_on_v1_estimate(void *ud, glia_http_request *rq);
+/* lms_download.c */
+void glia_on_v1_download(void *ud, glia_http_request *rq);
+void glia_on_v1_download_status(void *ud, glia_http_request *rq);
 void glia_on_hooks(void *ud, glia_http_request *rq);
 /* tokens.c */
 void glia_on_tokenize(void *ud, glia_http_request *rq);

@@ -19,6 +19,7 @@ int cli_help(int argc, char **argv) {
         char *ask[] = {(char[]){"--help"}};
         if (!strcmp(argv[0], "serve")) return cli_serve(1, ask);
         if (!strcmp(argv[0], "demo")) return cli_demo(1, ask);
+        if (!strcmp(argv[0], "models")) return cli_models(1, ask);
         if (!strcmp(argv[0], "inspect")) return cli_inspect(1, ask);
         if (!strcmp(argv[0], "hooks")) return print_names();
         if (!strcmp(argv[0], "completion")) return cli_completion(1, ask);
@@ -29,6 +30,7 @@ int cli_help(int argc, char **argv) {
     puts("glia — local language models (GGUF) over HTTP, with real activations per request\n\n"
          "  glia serve --model FILE|ID     serve a model on 127.0.0.1:1234\n"
          "  glia demo --model FILE|ID      start a server, ask it something, show activations, stop\n"
+         "  glia models [NAME]             what lies in the model folders, and what loading it would take\n"
          "  glia inspect FILE|ID           what a model is, and which activations it gives\n"
          "  glia harvest --model … --data FILE --points LIST --out DIR\n"
          "                                 the activations of a data set, in files; resumable\n"

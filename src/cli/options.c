@@ -107,6 +107,8 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
     t[n++] = (flag){"--models-dir", FLAG_LIST, &o->model_dirs, "DIR",
                     "folder of publisher/model/file.gguf, repeatable (GLIA_MODELS)", 0, 0, NULL};
+    t[n++] = (flag){"--mirror", FLAG_LIST, &o->mirrors, "DIR",
+                    "folder that clients may download models from, laid out the same, repeatable", 0, 0, NULL};
     t[n++] = (flag){"--alias", FLAG_LIST, &o->aliases, "NAME=MODEL", "another name of a model, repeatable", 0, 0, NULL};
     t[n++] = (flag){"--jit", FLAG_SWITCH, &o->jit, NULL, "load models of the folders when a request names them (default)",
                     0, 0, NULL};

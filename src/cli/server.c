@@ -18,6 +18,8 @@ static uint64_t default_budget(const cli_options *o) {
 static glia_status make_app(cli_server *s, const cli_options *o, glia_err *err) {
     glia_app_params p = {.model_dirs = o->model_dirs.items,
                          .n_model_dirs = o->model_dirs.n,
+                         .mirrors = o->mirrors.items,
+                         .n_mirrors = o->mirrors.n,
                          .capture_bytes = o->capture_bytes,
                          .models = {.aliases = o->aliases.items,
                                     .n_aliases = o->aliases.n,

@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 
 const cli_verb cli_verbs[] = {
-    {"serve", cli_serve},     {"demo", cli_demo},       {"inspect", cli_inspect},       {"harvest", cli_harvest},
+    {"serve", cli_serve},     {"demo", cli_demo},       {"models", cli_models}, {"inspect", cli_inspect},       {"harvest", cli_harvest},
     {"sweep", cli_sweep},
     {"version", cli_version}, {"openapi", cli_openapi}, {"completion", cli_completion}, {"help", cli_help},
     {"runs", cli_runs},
