@@ -245,6 +245,7 @@ typedef struct glia_model_info {
     int32_t n_layer, n_embd, n_head, n_head_kv, n_vocab;
     int32_t n_ctx, n_ctx_train, n_parallel, n_batch;
     uint64_t n_params, n_bytes;
+    uint64_t weights_bytes, cache_bytes, compute_bytes; /* what llama.cpp took, on all devices (mapped files included) */
     int64_t created; /* seconds since 1970, when it was loaded */
     bool flash_attention, has_chat_template;
     const char *draft; /* file of the draft model, NULL: none */

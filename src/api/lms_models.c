@@ -104,12 +104,16 @@ void glia_add_load_config(glia_buf *b, const glia_model_file *f, glia_model *m, 
 }
 
 static void add_instance(glia_buf *b, const glia_instance *i) {
+    glia_model_info info;
+    glia_model_get_info(i->model, &info);
     glia_buf_adds(b, "{\"id\":");
     glia_json_add_cstr(b, i->id);
     glia_buf_adds(b, ",\"config\":");
     glia_add_load_config(b, i->file, i->model, i->params);
-    glia_buf_addf(b, ",\"memory_bytes\":%llu,\"in_use\":%zu,\"ttl_seconds\":", (unsigned long long)i->footprint.total,
-                  i->n_holds);
+    glia_buf_addf(b, ",\"memory\":{\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu,\"estimated_bytes\":%llu}",
+                  (unsigned long long)info.weights_bytes, (unsigned long long)info.cache_bytes,
+                  (unsigned long long)info.compute_bytes, (unsigned long long)i->footprint.total);
+    glia_buf_addf(b, ",\"in_use\":%zu,\"ttl_seconds\":", i->n_holds);
     if (i->ttl_ms) glia_buf_addf(b, "%lld", (long long)(i->ttl_ms / 1000));
     else glia_buf_adds(b, "null");
     glia_buf_addf(b, ",\"idle_seconds\":%lld,\"loaded_for_a_request\":%s,\"load_time_seconds\":",

@@ -36,7 +36,7 @@ static void print_row(const glia_model_file *f, const glia_footprint *p, int wid
     glia_gguf_size_text(&f->head, f->n_params, params);
     size_text(f->bytes, size);
     size_text(p->total, memory);
-    printf("%-*s  %-12s %8s  %-8s %7s %8llu %7s", width, f->key, f->head.arch, params, glia_gguf_quant(&f->head), size,
+    printf("%-*s  %-14s %8s  %-8s %7s %8llu %7s", width, f->key, f->head.arch, params, glia_gguf_quant(&f->head), size,
            (unsigned long long)f->head.n_ctx_train, memory);
     if (f->problem) printf("  %s", f->problem);
     else if (f->mmproj) printf("  +mmproj");
@@ -50,7 +50,7 @@ static void print_table(const glia_models *m, const char *name, const glia_model
         int n = (int)strlen(m->items[i].key);
         if (is_asked(&m->items[i], name, found) && n > width && n <= 60) width = n;
     }
-    printf("%-*s  %-12s %8s  %-8s %7s %8s %7s\n", width, "KEY", "ARCH", "PARAMS", "QUANT", "SIZE", "CONTEXT", "MEMORY");
+    printf("%-*s  %-14s %8s  %-8s %7s %8s %7s\n", width, "KEY", "ARCH", "PARAMS", "QUANT", "SIZE", "CONTEXT", "MEMORY");
     for (size_t i = 0; i < m->n; i++) {
         glia_footprint need;
         const glia_model_file *f = &m->items[i];

@@ -34,6 +34,9 @@ struct llama_model *glia_bridge_load(const char *path, const struct llama_model_
 struct llama_context *glia_bridge_context(struct llama_model *m, const struct llama_context_params *p,
                                           const char **why);
 
+/* Bytes that a context and its model took, on all devices. */
+void glia_bridge_memory(const struct llama_context *ctx, uint64_t *weights, uint64_t *cache, uint64_t *compute);
+
 /* llama_decode; -4 with *why (as above) when llama.cpp threw or asserted on this thread: the context must not be used again. */
 int32_t glia_bridge_decode(struct llama_context *ctx, const struct llama_batch *batch, const char **why);
 

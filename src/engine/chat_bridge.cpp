@@ -294,6 +294,18 @@ extern "C" llama_context * glia_bridge_context(llama_model * m, const llama_cont
     return guard([&] { return llama_init_from_model(m, *p); }, why);
 }
 
+extern "C" void glia_bridge_memory(const llama_context * ctx, uint64_t * weights, uint64_t * cache, uint64_t * compute) {
+    *weights = *cache = *compute = 0;
+    const char * why;
+    (void) guard([&]() -> const bool * {
+        for (const auto & [type, taken] : llama_get_memory_breakdown(ctx)) {
+            (void) type;
+            *weights += taken.model, *cache += taken.context, *compute += taken.compute;
+        }
+        return &guarded;
+    }, &why);
+}
+
 extern "C" int32_t glia_bridge_decode(llama_context * ctx, const llama_batch * batch, const char ** why) {
     int32_t rc = 0;
     const bool * ran = guard([&]() -> const bool * { rc = llama_decode(ctx, *batch); return &guarded; }, why);

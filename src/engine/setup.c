@@ -119,6 +119,7 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         }
         goto done;
     }
+    glia_bridge_memory(w->ctx, &m->info.weights_bytes, &m->info.cache_bytes, &m->info.compute_bytes);
     w->mem = llama_get_memory(w->ctx);
     if (!w->mem) {
         st = glia_fail(err, GLIA_EINVAL, "%s generates no text: it has no KV cache (an encoder or embedding model)",

@@ -359,17 +359,20 @@ static bool is_stem(const char *file, const char *name) {
     return strlen(file) == n + 5 && !strncasecmp(file, name, n);
 }
 
-/* How well a file answers to a name: 0 not at all, 3 by its key. */
+/* How well a file answers to a name: 0 not at all; 1 by its file name; 2 by what it shares with its variants, of which
+ * the selected one is meant; 3 by its own key. */
 static int answers(const glia_model_file *f, const char *name) {
+    int shared = f->selected ? 2 : 0;
     if (!strcasecmp(name, f->key) || !strcmp(name, f->path)) return 3;
-    if (!strcasecmp(name, f->base)) return 2;
-    if (!strcasecmp(name, f->file) || is_stem(f->file, name) || !strcasecmp(name, f->folder)) return 1;
+    if (!strcasecmp(name, f->base) || !strcasecmp(name, f->folder)) return shared;
+    if (!strcasecmp(name, f->file) || is_stem(f->file, name)) return 1;
     size_t n = strlen(f->publisher);
     if (!n || strncasecmp(name, f->publisher, n) != 0 || name[n] != '/') return 0;
     name += n + 1;
     n = strlen(f->folder);
     if (strncasecmp(name, f->folder, n) != 0) return 0;
-    return !name[n] || (name[n] == '/' && (!strcasecmp(name + n + 1, f->file) || is_stem(f->file, name + n + 1)));
+    if (!name[n]) return shared;
+    return name[n] == '/' && (!strcasecmp(name + n + 1, f->file) || is_stem(f->file, name + n + 1));
 }
 
 const glia_model_file *glia_models_find(const glia_models *m, const char *name, glia_err *err) {
@@ -381,8 +384,6 @@ const glia_model_file *glia_models_find(const glia_models *m, const char *name, 
         const glia_model_file *f = &m->items[i];
         int a = answers(f, name);
         if (!a || a < best) continue;
-        if (a == 1 && f->n_variants > 1 && !f->selected && !strcasecmp(name, f->folder)) continue; /* the folder's best */
-        if (a == 2 && !f->selected) continue;
         if (a > best) n_best = 0, which[0] = 0;
         best = a, found = f, n_best++;
         size_t at = strlen(which);

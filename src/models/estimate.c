@@ -40,13 +40,15 @@ static double state_bytes(const glia_gguf *g, const sizes *z) {
     return per_layer * layers * 4 * z->slots;
 }
 
-/* Logits of a whole pass, or hidden rows with their widest branch, whichever is more, and the mask. */
-static double compute_bytes(const glia_gguf *g, const sizes *z) {
-    double experts = g->n_expert_used ? (double)g->n_expert_used : 1;
-    double ff = g->n_ff > 4 * g->ssm_inner ? (double)g->n_ff : 4 * (double)g->ssm_inner;
+/* Logits of a whole pass, or hidden rows with their widest branch and (without flash attention) the scores of all heads,
+ * whichever is more; and the mask. */
+static double compute_bytes(const glia_gguf *g, const glia_model_params *p, const sizes *z) {
+    double experts = g->n_expert_used ? (double)g->n_expert_used : 1, per_slot = cells(z) / z->slots;
+    double ff = g->n_ff > 2 * g->ssm_inner ? (double)g->n_ff : 2 * (double)g->ssm_inner;
     double logits = z->batch * (double)g->n_vocab * 4;
     double rows = z->batch * (6 * (double)g->n_embd + 3 * ff * experts) * 4;
-    double mask = z->batch * cells(z) / z->slots * 4;
+    if (p->flash == GLIA_FLASH_OFF && g->n_kv_heads) rows += z->batch * per_slot * (double)g->n_head * 4;
+    double mask = g->n_kv_heads ? z->batch * per_slot * 4 : 0;
     return (logits > rows ? logits : rows) + z->batch * 2 * (double)g->n_embd * 4 + mask;
 }
 
@@ -56,7 +58,7 @@ void glia_estimate(const glia_gguf *g, uint64_t weight_bytes, const glia_model_p
     sizes z = resolve(g, p);
     out->weights = weight_bytes < UINT64_MAX / 4 ? weight_bytes : UINT64_MAX / 4;
     out->cache = whole(cache_bytes(g, p, &z) + state_bytes(g, &z));
-    out->compute = whole(compute_bytes(g, &z));
+    out->compute = whole(compute_bytes(g, p, &z));
     out->total = out->weights + out->cache + out->compute;
 }
 

@@ -359,9 +359,10 @@ static glia_status take_tensors(reading *r) {
 static glia_status read_all(reading *r) {
     glia_gguf *g = r->g;
     source *s = &r->s;
-    uint64_t magic, version, n_pairs;
-    glia_status st;
-    if (s->size < 4 || take_uint(s, 4, &magic) || magic != 0x46554747) {
+    uint64_t magic = 0, version, n_pairs;
+    glia_status st = s->size < 4 ? GLIA_EINVAL : take_uint(s, 4, &magic);
+    if (st == GLIA_EIO) return st;
+    if (st || magic != 0x46554747) {
         return glia_fail(s->err, GLIA_EINVAL, "%s is not a GGUF file: convert the model with llama.cpp's converter",
                          s->name);
     }
