@@ -27,7 +27,7 @@ help:
 	@echo "  make demo      build everything, ask the demo model something and show its activations"
 	@echo "  make run       serve the demo model on 127.0.0.1 (ARGS='--port 8080' adds options)"
 	@echo "  make build     build $(BUILD)/glia and libglia"
-	@echo "  make test      all tests, then unit and API tests again under ASan + UBSan; ends with the counts"
+	@echo "  make test      all tests, then again under ASan + UBSan, those of threads under TSan; ends with the counts"
 	@echo "  make check     all tests once, without sanitizers (TESTS=<regex> picks some)"
 	@echo "  make test-smalltalk   clients/smalltalk in Squeak and GNU Smalltalk, fetched into $(DEPS)/smalltalk"
 	@echo "  make asan      unit and API tests under AddressSanitizer + UBSan (build-asan/)"
@@ -69,7 +69,8 @@ run: build
 test: deps sdks smalltalk
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory build-asan
-	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz"
+	@$(MAKE) --no-print-directory build-tsan TSAN_TARGET=glia_thread_tests
+	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz" build-tsan:threads
 
 docs: build
 	@$(BUILD)/glia openapi >docs/openapi.json
@@ -99,7 +100,7 @@ asan check-asan: build-asan sdks
 
 build-tsan: deps
 	$(call configure,build-tsan,-DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O1 -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DGLIA_SANITIZE=thread)
-	@cmake --build build-tsan --parallel $(JOBS)
+	@cmake --build build-tsan --parallel $(JOBS) $(if $(TSAN_TARGET),--target $(TSAN_TARGET) glia_tiny)
 
 tsan: build-tsan
 	@tools/run_tests.sh build-tsan:"unit|fault":"$(TESTS)"

@@ -41,7 +41,16 @@ if(EXISTS "${CMAKE_SOURCE_DIR}/tools/tiny/mktiny.py")
     add_custom_target(glia_tiny ALL DEPENDS "${tiny_done}")
 endif()
 
+# what TSan is for: tests of more than one thread of ours (label threads, target glia_thread_tests)
+set(threaded unit.http unit.engine unit.tasks unit.forward unit.memory unit.load unit.prefix unit.sweep unit.registry
+    unit.staging unit.speculate)
+add_custom_target(glia_thread_tests)
+
 function(glia_test_properties name label timeout)
+    if(name IN_LIST threaded)
+        list(APPEND label threads)
+        add_dependencies(glia_thread_tests test_${kind}_${stem})
+    endif()
     set_tests_properties(${name} PROPERTIES LABELS "${label}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77
         ENVIRONMENT "${test_env}" WORKING_DIRECTORY "${CMAKE_BINARY_DIR}")
 endfunction()
