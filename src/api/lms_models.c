@@ -114,7 +114,7 @@ static void add_instance(glia_buf *b, const glia_instance *i) {
                   (unsigned long long)info.weights_bytes, (unsigned long long)info.cache_bytes,
                   (unsigned long long)info.compute_bytes, (unsigned long long)i->footprint.total);
     glia_buf_addf(b, ",\"in_use\":%zu,\"ttl_seconds\":", i->n_holds);
-    if (i->ttl_ms) glia_buf_addf(b, "%lld", (long long)(i->ttl_ms / 1000));
+    if (i->ttl_ms) glia_json_add_num(b, (double)i->ttl_ms / 1000);
     else glia_buf_adds(b, "null");
     glia_buf_addf(b, ",\"idle_seconds\":%lld,\"loaded_for_a_request\":%s,\"load_time_seconds\":",
                   (long long)(i->idle_ms / 1000), i->jit ? "true" : "false");

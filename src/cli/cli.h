@@ -51,7 +51,7 @@ void cli_options_log(const cli_options *o);
 /* A path, or an id in the model folder → a path (malloc'ed).  Prints what is wrong to stderr and answers NULL. */
 char *cli_find_model(const char *name);
 char *cli_find_model_in(const flag_list *dirs, const char *name); /* dirs: none: the default ones */
-bool cli_any_model(const cli_options *o); /* whether there is a model in the folders */
+bool cli_any_model(const cli_options *o); /* there is a model in the folders, or folders are named */
 /* The catalogue of these folders, none: the default ones.  Prints what is wrong and answers NULL. */
 glia_catalogue *cli_catalogue(const flag_list *dirs);
 

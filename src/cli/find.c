@@ -27,6 +27,7 @@ glia_catalogue *cli_catalogue(const flag_list *given) {
 
 bool cli_any_model(const cli_options *o) {
     const glia_models *m;
+    if (o->model_dirs.n) return true; /* what is not there yet may come */
     glia_catalogue *c = cli_catalogue(&o->model_dirs);
     bool any = c && !glia_catalogue_get(c, 0, &m, NULL);
     if (any) {

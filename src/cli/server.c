@@ -88,7 +88,10 @@ glia_status cli_server_load(cli_server *s, const cli_options *o, const char *pat
     glia_err err;
     glia_watch *w = NULL;
     char *stem = stem_of(path), *here = NULL;
-    glia_load_options lo = {.id = o->id ? o->id : stem, .ttl_ms = -1};
+    glia_model_params params;
+    glia_load_options lo = {.id = o->id ? o->id : stem, .params = &params, .ttl_ms = -1};
+    cli_options_model(o, NULL, &params);
+    params.capture_memory = s->app.capture_memory;
     if (!stem || (!strchr(path, '/') && asprintf(&here, "./%s", path) < 0)) {
         glia_free(stem);
         (void)cli_print_error(&(glia_err){.message = "out of memory"});

@@ -329,11 +329,14 @@ static bool same_size(int32_t a, int32_t b, uint64_t otherwise) {
     return (a ? (uint64_t)a : otherwise) == (b ? (uint64_t)b : otherwise);
 }
 
+static bool same_text(const char *a, const char *b) { return a == b || (a && b && !strcmp(a, b)); }
+
 static bool same_params(const instance *in, const glia_model_params *p) {
     const glia_model_params *q = &in->params;
     return same_size(q->n_ctx, p->n_ctx, in->n_ctx_default) && same_size(q->n_parallel, p->n_parallel, 4) &&
            same_size(q->n_batch, p->n_batch, 512) && q->n_threads == p->n_threads &&
-           q->n_gpu_layers == p->n_gpu_layers && q->flash == p->flash && q->kv_type == p->kv_type;
+           q->n_gpu_layers == p->n_gpu_layers && q->flash == p->flash && q->kv_type == p->kv_type &&
+           q->speculate == p->speculate && same_text(q->draft_path, p->draft_path);
 }
 
 /* An id nobody has: wanted, or wanted:2, wanted:3 …  One that drains will be gone in time. */
@@ -343,6 +346,15 @@ static char *free_id_locked(glia_registry *r, const char *wanted) {
     (void)strcpy(id, wanted);
     for (unsigned k = 2; find_id_locked(r, id); k++) (void)snprintf(id, strlen(wanted) + 12, "%s:%u", wanted, k);
     return id;
+}
+
+/* A model that drafts for another lies beside it, with a cache of its own. */
+static void add_draft(glia_footprint *f, const glia_model_params *p) {
+    glia_gguf g;
+    glia_footprint d;
+    if (!p->draft_path || glia_gguf_read(&g, p->draft_path, NULL)) return; /* opening will say what is wrong with it */
+    glia_estimate(&g, g.tensor_bytes, p, &d);
+    f->weights += d.weights, f->cache += d.cache, f->compute += d.compute, f->total += d.total;
 }
 
 /* A new instance of t, at the end of the list, with its loader running. */
@@ -360,6 +372,7 @@ static glia_status begin_locked(glia_registry *r, const target *t, const glia_lo
     in->jit = jit;
     in->ttl_ms = o->ttl_ms >= 0 ? o->ttl_ms : jit ? r->params.jit_ttl_ms : 0;
     glia_estimate(&t->file.head, t->file.weight_bytes, &in->params, &in->footprint);
+    add_draft(&in->footprint, &in->params);
     if (st || !in->id || !in->real) {
         instance_unref_locked(in);
         *out = NULL;

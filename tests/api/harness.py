@@ -51,7 +51,8 @@ class Server:
         self.errors = open(os.path.join(self.dir.name, "stderr"), "w+")
         self.out = open(os.path.join(self.dir.name, "stdout"), "w+")
         port_file = os.path.join(self.dir.name, "port")
-        command = [BIN, "serve", "--model", model or MODEL, "--json", "--port-file", port_file,
+        which = [] if model is False else ["--model", model or MODEL]  # False: models are loaded when they are named
+        command = [BIN, "serve"] + which + ["--json", "--port-file", port_file,
                    "--threads", "1"]  # two of llama.cpp's threads wait for each other on a busy machine
         for address in listen:
             command += ["--listen", address]
