@@ -184,6 +184,17 @@ typedef enum glia_staging_mode {
     GLIA_STAGING_AUTO = 0, GLIA_STAGING_OFF, GLIA_STAGING_STOPS, GLIA_STAGING_ALWAYS
 } glia_staging_mode;
 
+/* LoRA adapters are loaded with a model and used by the requests that name them; without, the model is as it is.
+ * Requests with adapters have no hooks and no edits: their graph is not the one that was proven. */
+enum { GLIA_MAX_ADAPTERS = 8 };
+typedef struct glia_adapter_file {
+    const char *name, *path; /* name: on the wire; NULL: from the file's */
+} glia_adapter_file;
+typedef struct glia_adapter_use {
+    int32_t adapter; /* index into the model's */
+    float scale;
+} glia_adapter_use;
+
 typedef struct glia_model_params {
     const char *path;      /* GGUF file (first part when split) */
     const char *id;        /* name on the wire; NULL: derived from the file name */
@@ -199,6 +210,8 @@ typedef struct glia_model_params {
     size_t event_bytes;    /* bytes of undelivered events that pause a slot; 0: 8 MiB */
     size_t capture_bytes;  /* activation bytes that all requests may hold together; 0: 2 GiB */
     struct glia_capture_memory *capture_memory; /* share this one with other models instead; NULL: one of its own */
+    const glia_adapter_file *adapters; /* [n_adapters ≤ GLIA_MAX_ADAPTERS] */
+    size_t n_adapters;
     const char *draft_path; /* GGUF of a small model with the same vocabulary, for GLIA_SPECULATE_DRAFT; NULL: none */
     float draft_p_min;      /* what the draft model gives a guess less than this is not tried; 0: 0.5 */
     glia_speculate speculate; /* for requests that say GLIA_SPECULATE_DEFAULT; DEFAULT: draft when there is one, else off */
@@ -248,6 +261,8 @@ typedef struct glia_model_info {
     uint64_t weights_bytes, cache_bytes, compute_bytes; /* what llama.cpp took, on all devices (mapped files included) */
     int64_t created; /* seconds since 1970, when it was loaded */
     bool flash_attention, has_chat_template;
+    const glia_adapter_file *adapters; /* [n_adapters] as they were loaded */
+    size_t n_adapters;
     const char *draft; /* file of the draft model, NULL: none */
     bool speculates;   /* its state can be taken back, so that guesses can be checked */
     bool encoder; /* it makes vectors of texts only (BERT and its kin): no request can be submitted, see glia_embed_submit */
@@ -536,6 +551,8 @@ typedef struct glia_request_params {
     int32_t guess_most;    /* tokens guessed at once, at most 32; 0: 8 */
     const int32_t *predicted; /* [n_predicted] what the answer is expected to be: guesses come from it first */
     size_t n_predicted;
+    const glia_adapter_use *adapters; /* [n_adapters] each at most once */
+    size_t n_adapters;
     int32_t priority;      /* GLIA_PRIORITY_MIN to _MAX: whose turn it is in the queue; each step is worth 10 s of waiting */
     int32_t prompt_chunk;  /* most prompt tokens of this request in one forward pass; 0: as many as fit */
     bool prompt_logprobs;  /* send a GLIA_EVENT_PROMPT_TOKEN for every prompt token but the first (n_logprobs ≥ 0; the

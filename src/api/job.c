@@ -357,7 +357,7 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = glia_app_find(j->app, model, &j->model, err))) return st;
     glia_model_get_info(j->model, &j->info);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
-    if ((st = glia_gen_bind(&j->gen, j->model, err))) return st;
+    if ((st = glia_gen_bind(&j->gen, root, j->model, err))) return st;
     if ((st = parse_hooks(j, root, err))) return st;
     j->acts.app = j->app;
     if ((st = glia_edits_parse(&j->acts, root, j->info.n_layer, j->info.arch, err))) return st;
@@ -444,6 +444,7 @@ static void fill_params(const glia_job *j, const glia_choice *c, glia_request_pa
     if (j->constrained) p->constraint = &j->constraint;
     p->no_cache = j->gen.no_cache;
     p->speculate = j->gen.speculate, p->guess_most = j->gen.guess_most, p->priority = j->gen.priority;
+    p->adapters = j->gen.adapters, p->n_adapters = j->gen.n_adapters;
     p->predicted = j->gen.predicted, p->n_predicted = j->gen.n_predicted;
     p->prompt_logprobs = j->echo && j->gen.sampling.n_logprobs >= 0;
     p->whole_reply = glia_wire_is_whole(j->wire);

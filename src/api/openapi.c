@@ -60,6 +60,11 @@ static const struct {
      "{\"type\":\"array\",\"minItems\":1,\"maxItems\":1000,\"items\":{\"type\":\"string\",\"minLength\":1},"
      "\"description\":\"the answer is one of these\"}",
      true, true},
+    {"lora",
+     "{\"type\":\"array\",\"maxItems\":8,\"items\":{\"type\":\"object\",\"required\":[\"id\"],\"properties\":{\"id\":{"
+     "\"oneOf\":[{\"type\":\"string\"},{\"type\":\"integer\",\"minimum\":0}]},\"scale\":{\"type\":\"number\",\"default\":1}}},"
+     "\"description\":\"adapters that were loaded with the model\"}",
+     true, true},
     {"priority",
      "{\"type\":\"integer\",\"minimum\":-10,\"maximum\":10,\"default\":0,\"description\":\"whose turn it is in the "
      "queue; a step is worth 10 s of waiting\"}",

@@ -30,22 +30,24 @@ typedef struct glia_gen {
     bool stream, include_usage, no_cache;
     glia_buf grammar;            /* of the answer; empty: any text */
     const char *grammar_field;   /* which field asked for it */
-    glia_speculate speculate;    /* speculative.c, down to priority */
+    glia_speculate speculate;    /* engine_fields.c, from here on */
     int32_t guess_most;
     char *draft_model;           /* owned; NULL: not named */
     glia_buf prediction;         /* text that the answer is expected to be */
     int32_t *predicted;          /* [n_predicted] its tokens; owned */
     size_t n_predicted;
     int32_t priority;
+    glia_adapter_use adapters[GLIA_MAX_ADAPTERS];
+    size_t n_adapters;
 } glia_gen;
 
 typedef enum glia_api_kind { GLIA_API_CHAT, GLIA_API_COMPLETION } glia_api_kind;
 
 /* n_vocab bounds the ids in logit_bias. */
 glia_status glia_gen_parse(glia_gen *g, yyjson_val *root, glia_api_kind kind, int32_t n_vocab, glia_err *err);
-glia_status glia_gen_parse_engine(glia_gen *g, yyjson_val *root, glia_err *err); /* part of it: speculative.c */
-/* What needs the model: a draft model's name, tokens of the prediction. */
-glia_status glia_gen_bind(glia_gen *g, const glia_model *m, glia_err *err);
+glia_status glia_gen_parse_engine(glia_gen *g, yyjson_val *root, glia_err *err); /* part of it: engine_fields.c */
+/* What needs the model: adapters, a draft model's name, tokens of the prediction. */
+glia_status glia_gen_bind(glia_gen *g, yyjson_val *root, const glia_model *m, glia_err *err);
 void glia_gen_clear(glia_gen *g);
 
 #endif

@@ -30,7 +30,7 @@ int cli_help(int argc, char **argv);
 /* -- options.c: what serve and demo take */
 typedef struct cli_options {
     const char *model, *draft, *id, *port_file, *config, *key_file, *assets, *store;
-    flag_list listen, api_keys, data_dirs, model_dirs, aliases, mirrors;
+    flag_list lora, listen, api_keys, data_dirs, model_dirs, aliases, mirrors;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
     int32_t queue, n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include <stdio.h>
+#include <string.h>
 
 static const char *const flash_choices[] = {"auto", "on", "off", NULL};
 static const char *const kv_choices[] = {
@@ -61,6 +62,8 @@ static size_t model_flags(cli_options *o, flag *t) {
                     0,
                     0,
                     NULL};
+    t[n++] = (flag){"--lora", FLAG_LIST, &o->lora, "[NAME=]FILE", "LoRA adapter that requests may name, repeatable",
+                    0,        0,         NULL};
     t[n++] = (flag){"--draft", FLAG_TEXT, &o->draft, "FILE", "small model with the same tokens, to guess ahead",
                     0,         0,         NULL};
     t[n++] = (flag){"--speculative",
@@ -158,6 +161,20 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     return n;
 }
 
+/* NAME=FILE, or FILE with the name that it has. */
+static void adapters(const cli_options *o, glia_model_params *p) {
+    static char names[GLIA_MAX_ADAPTERS + 1][64];
+    static glia_adapter_file files[GLIA_MAX_ADAPTERS + 1]; /* one too many: the engine refuses it */
+    size_t n = o->lora.n < GLIA_MAX_ADAPTERS + 1 ? o->lora.n : GLIA_MAX_ADAPTERS + 1;
+    for (size_t i = 0; i < n; i++) {
+        const char *text = o->lora.items[i], *eq = strchr(text, '='), *slash = strchr(text, '/');
+        bool named = eq && eq > text && (!slash || eq < slash) && (size_t)(eq - text) < sizeof names[i];
+        if (named) (void)snprintf(names[i], sizeof names[i], "%.*s", (int)(eq - text), text);
+        files[i] = (glia_adapter_file){.name = named ? names[i] : NULL, .path = named ? eq + 1 : text};
+    }
+    p->adapters = files, p->n_adapters = n;
+}
+
 void cli_options_model(const cli_options *o, const char *path, glia_model_params *p) {
     static const glia_flash flash[] = {GLIA_FLASH_AUTO, GLIA_FLASH_ON, GLIA_FLASH_OFF};
     glia_model_params_init(p);
@@ -169,6 +186,7 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->atlas_cache = !o->no_atlas_cache;
     p->queue_limit = (size_t)o->queue;
     p->speculate = (glia_speculate)o->speculate;
+    if (path) adapters(o, p);
     if (path) p->draft_path = o->draft; /* it belongs to the model that was named, not to those loaded on demand */
     else if (p->speculate == GLIA_SPECULATE_DRAFT) p->speculate = GLIA_SPECULATE_DEFAULT;
     p->prompt_cache_bytes = o->prompt_cache ? (int64_t)o->prompt_cache : -1;

@@ -55,6 +55,7 @@ static void admit(glia_worker *w, glia_slot *s, glia_request *r) {
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
     glia_worker_bring_prefix(w, s, r);
     s->shelves = !r->n_hooks && !r->no_cache;
+    s->tuning = r->tuning;
     s->n_cached = s->n_past;
     glia_tally_add(&w->m->tally.requests, 1);
     glia_tally_add(&w->m->tally.cached_tokens, s->n_cached);

@@ -43,6 +43,7 @@ static void add_prefill(glia_worker *w, glia_slot *s, int32_t most) {
  * sequences with equally many tokens as one graph, rows in this order; any other batch it would split. */
 void glia_worker_fill(glia_worker *w, int32_t first, int32_t last, int32_t n) {
     w->batch.n_tokens = 0;
+    glia_worker_tune(w, &w->slots[first].tuning); /* all of them have it */
     for (int32_t i = 0; i < w->n_slots; i++) {
         glia_slot *s = &w->slots[i];
         s->n_rows = 0, s->draw_row = -1;

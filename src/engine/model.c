@@ -34,6 +34,9 @@ static void on_llama_log(enum ggml_log_level level, const char *text, void *ud) 
     glia_log(GLIA_LOG_DEBUG, "llama.cpp: %.*s", (int)n, text);
 }
 
+void glia_model_note_errors(void) { last_error[0] = 0; }
+const char *glia_model_last_error(void) { return last_error; }
+
 static void start_llama(void) {
     llama_log_set(on_llama_log, NULL);
     llama_backend_init();
@@ -182,6 +185,12 @@ static glia_status check(glia_model_params *p, uint64_t *taken, uint64_t *header
 static glia_status check_files(glia_model *m, glia_err *err) {
     uint64_t taken = 0, ignored;
     glia_status st = check(&m->params, &taken, &m->header_bytes, &m->weights, err);
+    for (size_t i = 0; !st && i < m->n_adapters; i++) {
+        struct stat sb;
+        if (stat(m->adapters[i].path, &sb) || !S_ISREG(sb.st_mode))
+            return glia_fail_at(err, GLIA_ENOTFOUND, "lora", "cannot open %s", m->adapters[i].path);
+        taken += (uint64_t)sb.st_size;
+    }
     if (st || !m->draft) return st;
     glia_model_params p = m->params;
     p.path = m->draft;
@@ -250,6 +259,8 @@ static glia_status load(glia_model *m, glia_err *err) {
                                 .n_batch = p->n_batch,
                                 .n_params = llama_model_n_params(m->lm),
                                 .n_bytes = llama_model_size(m->lm),
+                                .adapters = m->adapters,
+                                .n_adapters = m->n_adapters,
                                 .created = (int64_t)time(NULL)};
     if (m->info.n_vocab <= 0) return glia_fail(err, GLIA_EINVAL, "%s has no vocabulary", m->path);
     read_embedding(m);
@@ -343,6 +354,24 @@ static char *id_of_path(const char *path) {
     return glia_strndup(base, n);
 }
 
+static glia_status copy_adapters(glia_model *m, const glia_model_params *p, glia_err *err) {
+    if (p->n_adapters > GLIA_MAX_ADAPTERS)
+        return glia_fail_at(err, GLIA_EINVAL, "lora", "at most %d adapters can be loaded", GLIA_MAX_ADAPTERS);
+    for (size_t i = 0; i < p->n_adapters; i++) {
+        const glia_adapter_file *in = &p->adapters[i];
+        glia_adapter_file *a = &m->adapters[m->n_adapters++];
+        a->path = glia_strdup(in->path);
+        a->name = in->name ? glia_strdup(in->name) : id_of_path(in->path);
+        if (!a->path || !a->name) return glia_fail(err, GLIA_ENOMEM, "out of memory");
+        for (size_t k = 0; k < i; k++) {
+            if (!strcmp(m->adapters[k].name, a->name))
+                return glia_fail_at(err, GLIA_EINVAL, "lora", "two adapters are called %s: give one a name", a->name);
+        }
+    }
+    m->params.adapters = m->adapters;
+    return GLIA_OK;
+}
+
 glia_status glia_model_open(glia_model **out, const glia_model_params *params, glia_err *err) {
     glia_status st;
     glia_model *m = *out = NULL;
@@ -367,7 +396,7 @@ glia_status glia_model_open(glia_model **out, const glia_model_params *params, g
         goto done;
     }
     m->params.path = m->path, m->params.id = m->id, m->params.draft_path = m->draft;
-    if ((st = check_files(m, err))) goto done;
+    if ((st = copy_adapters(m, params, err)) || (st = check_files(m, err))) goto done;
     int rc = pthread_create(&m->thread, NULL, engine_main, m);
     if (rc) {
         st = glia_fail(err, GLIA_EINTERNAL, "cannot start a thread: %s", strerror(rc));
@@ -410,6 +439,10 @@ void glia_model_close(glia_model *m) {
     glia_free(m->id);
     glia_free(m->path);
     glia_free(m->draft);
+    for (size_t i = 0; i < m->n_adapters; i++) {
+        glia_free((char *)(uintptr_t)m->adapters[i].name);
+        glia_free((char *)(uintptr_t)m->adapters[i].path);
+    }
     glia_free(m->arch);
     glia_free(m->description);
     pthread_cond_destroy(&m->changed);
@@ -516,6 +549,7 @@ void glia_model_limits(const glia_model *m, glia_request_limits *out) {
                                  .event_bytes = m->params.event_bytes,
                                  .speculate = m->params.speculate,
                                  .has_draft = m->draft != NULL,
+                                 .n_adapters = (int32_t)m->n_adapters,
                                  .speculates = m->info.speculates,
                                  .memory = m->memory,
                                  .pages = m->pages,

@@ -30,6 +30,8 @@ struct glia_model {
     struct llama_model *lm;
     const struct llama_vocab *vocab;
     glia_templates *templates;
+    glia_adapter_file adapters[GLIA_MAX_ADAPTERS]; /* owned */
+    size_t n_adapters;
     glia_weights *weights; /* of the file, for derived points */
     glia_atlas *atlas; /* made at load, immutable */
     glia_inbox *inbox;
@@ -61,6 +63,10 @@ glia_status glia_encoder_new(glia_encoder **out, glia_model *m, glia_err *err);
 void glia_encoder_run(glia_encoder *e);
 void glia_encoder_free(glia_encoder *e);
 void glia_encoder_stop(glia_encoder *e);
+
+/* The last complaint of llama.cpp on this thread since note_errors; "": none. */
+void glia_model_note_errors(void);
+const char *glia_model_last_error(void);
 
 void glia_model_limits(const glia_model *m, glia_request_limits *out);
 #endif

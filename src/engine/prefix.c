@@ -45,6 +45,7 @@ static int32_t clean(const glia_slot *s) { return s->n_past < s->n_clean ? s->n_
 /* Of what lies in this slot's cache. */
 static int32_t common(const glia_worker *w, const glia_slot *s, const glia_request *r) {
     int32_t most = most_of(r), n = clean(s), i = 0;
+    if (!glia_tuning_same(&s->tuning, &r->tuning)) return 0;
     if (n > most) n = most;
     while (i < n && s->tokens[i] == r->prompt[i]) i++;
     return i == s->n_past || w->cuts_prefix ? i : 0;
@@ -60,7 +61,7 @@ int32_t glia_worker_usable_prefix(const glia_worker *w, const glia_slot *s, cons
 /* The state of a slot after the first n tokens; NULL: it cannot be had. */
 static glia_shelved *state_of(glia_worker *w, const glia_slot *s, int32_t n) {
     size_t n_state = llama_state_seq_get_size(w->ctx, s->id);
-    glia_shelved *e = n_state ? glia_shelved_new(0, s->tokens, n, n_state) : NULL;
+    glia_shelved *e = n_state ? glia_shelved_new(&s->tuning, s->tokens, n, n_state) : NULL;
     if (e && llama_state_seq_get_data(w->ctx, e->state, n_state, s->id) == n_state) return e;
     glia_shelved_free(e);
     return NULL;
@@ -71,7 +72,7 @@ static glia_shelved *state_of(glia_worker *w, const glia_slot *s, int32_t n) {
 static glia_shelved *take_off(glia_worker *w, glia_slot *s, int32_t keep) {
     int32_t n = clean(s);
     if (!w->shelf || !s->shelves || n - keep < LEAST_GAIN) return NULL;
-    if (glia_shelf_has(w->shelf, 0, s->tokens, n)) return NULL;
+    if (glia_shelf_has(w->shelf, &s->tuning, s->tokens, n)) return NULL;
     if (n < s->n_past) {
         if (!w->cuts_prefix) return NULL;
         glia_worker_forget(w, s, n); /* what an edit has touched; it would go anyway */
@@ -110,7 +111,7 @@ void glia_worker_bring_prefix(glia_worker *w, glia_slot *s, const glia_request *
     glia_shelved *e = NULL, *copy = NULL;
     if (!r->no_cache && !r->wants_columns) {
         other = best_other(w, s, r, &n);
-        if (w->shelf) e = glia_shelf_find(w->shelf, 0, r->prompt, most_of(r), &on_shelf);
+        if (w->shelf) e = glia_shelf_find(w->shelf, &r->tuning, r->prompt, most_of(r), &on_shelf);
         if (on_shelf > n) other = NULL, n = on_shelf;
         else e = NULL;
         if (n - own < LEAST_GAIN) other = NULL, e = NULL, n = own;

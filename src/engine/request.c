@@ -444,6 +444,13 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
         goto done;
     }
     if ((st = copy_stop(r, p, err)) || (st = resolve_speculation(r, p, l, err))) goto done;
+    if ((st = glia_tuning_read(&r->tuning, p->adapters, p->n_adapters, l->n_adapters, err))) goto done;
+    if (r->tuning.n && (p->n_hooks || p->n_edits)) {
+        st = glia_fail_at(err, GLIA_EHOOK, "lora",
+                          "hooks and interventions are not served with adapters: the graph with them was not proven; "
+                          "merge the adapter into the model's file, or leave one of the two out");
+        goto done;
+    }
     if (p->n_hooks) {
         r->hooks = glia_calloc(p->n_hooks, sizeof *r->hooks);
         if (!r->hooks) {

@@ -10,6 +10,7 @@
 #include "engine/grammar/constrain.h"
 #include "engine/memory.h"
 #include "engine/pages.h"
+#include "engine/tuning.h"
 #include "glia.h"
 #include "tap/edit.h"
 #include "tap/reduce.h"
@@ -89,6 +90,7 @@ struct glia_request {
     int32_t *predicted;
     int32_t n_predicted;
     int32_t priority;
+    glia_tuning tuning;
     uint64_t passed_over; /* the look at the inbox in which memory kept it waiting.  The engine's */
     bool no_cache, want_progress, whole_reply, prompt_logprobs;
     bool wants_columns;   /* some hook's columns are positions: the cache's cells must be known */
@@ -114,6 +116,7 @@ typedef struct glia_request_limits {
     size_t event_bytes;
     glia_speculate speculate; /* the default */
     bool has_draft, speculates;
+    int32_t n_adapters;
     glia_capture_memory *memory;
     glia_pages *pages; /* NULL: frames lie on the heap */
     const char *hooks_refused;

@@ -137,6 +137,7 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         if (!w->shelf) goto done;
     }
     m->info.speculates = !w->one_at_a_time, m->info.draft = m->draft;
+    if ((st = glia_worker_load_adapters(w, err))) goto done;
     if (!w->one_at_a_time && m->draft && (st = make_drafter(w, err))) goto done;
     if (w->one_at_a_time && m->params.speculate != GLIA_SPECULATE_OFF)
         glia_log(GLIA_LOG_WARN, "no speculative decoding: %s has a state that cannot be taken back", m->id);

@@ -54,10 +54,10 @@ static int32_t same(const int32_t *a, const int32_t *b, int32_t n) {
     return i;
 }
 
-bool glia_shelf_has(glia_shelf *s, int32_t tuning, const int32_t *tokens, int32_t n) {
+bool glia_shelf_has(glia_shelf *s, const glia_tuning *tuning, const int32_t *tokens, int32_t n) {
     for (int32_t i = 0; i < s->n; i++) {
         glia_shelved *e = s->entry[i];
-        if (e->tuning != tuning || (s->whole ? e->n != n : e->n < n) || same(e->tokens, tokens, n) < n) continue;
+        if (!glia_tuning_same(&e->tuning, tuning) || (s->whole ? e->n != n : e->n < n) || same(e->tokens, tokens, n) < n) continue;
         glia_shelf_touch(s, e);
         return true;
     }
@@ -72,10 +72,10 @@ static int32_t oldest(const glia_shelf *s) {
     return k;
 }
 
-glia_shelved *glia_shelved_new(int32_t tuning, const int32_t *tokens, int32_t n, size_t n_state) {
+glia_shelved *glia_shelved_new(const glia_tuning *tuning, const int32_t *tokens, int32_t n, size_t n_state) {
     glia_shelved *e = glia_calloc(1, sizeof *e);
     if (!e) return NULL;
-    *e = (glia_shelved){.n = n, .tuning = tuning, .n_state = n_state};
+    *e = (glia_shelved){.n = n, .tuning = *tuning, .n_state = n_state};
     e->tokens = glia_malloc((size_t)n * sizeof *tokens + 1);
     e->state = glia_malloc(n_state + 1);
     if (!e->tokens || !e->state) {
@@ -92,7 +92,7 @@ void glia_shelf_put(glia_shelf *s, glia_shelved *e) {
         /* a state that can be cut makes every beginning of itself superfluous */
         for (int32_t i = s->n - 1; i >= 0 && !s->whole; i--) {
             const glia_shelved *x = s->entry[i];
-            if (x->tuning == e->tuning && x->n <= e->n && same(x->tokens, e->tokens, x->n) == x->n) drop_at(s, i);
+            if (glia_tuning_same(&x->tuning, &e->tuning) && x->n <= e->n && same(x->tokens, e->tokens, x->n) == x->n) drop_at(s, i);
         }
         while (s->n && (s->n_bytes + need > s->budget || s->n == MOST_ENTRIES)) drop_at(s, oldest(s));
         if (s->n == s->n_alloc) {
@@ -109,12 +109,12 @@ void glia_shelf_put(glia_shelf *s, glia_shelved *e) {
     glia_shelved_free(e);
 }
 
-glia_shelved *glia_shelf_find(glia_shelf *s, int32_t tuning, const int32_t *prompt, int32_t most, int32_t *n_same) {
+glia_shelved *glia_shelf_find(glia_shelf *s, const glia_tuning *tuning, const int32_t *prompt, int32_t most, int32_t *n_same) {
     glia_shelved *best = NULL;
     *n_same = 0;
     for (int32_t i = 0; i < s->n; i++) {
         glia_shelved *e = s->entry[i];
-        if (e->tuning != tuning || (s->whole && e->n > most)) continue;
+        if (!glia_tuning_same(&e->tuning, tuning) || (s->whole && e->n > most)) continue;
         int32_t n = same(e->tokens, prompt, e->n < most ? e->n : most);
         if (s->whole && n < e->n) continue;
         if (n > *n_same) best = e, *n_same = n;

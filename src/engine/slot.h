@@ -40,6 +40,7 @@ typedef struct glia_slot {
     int32_t *rows_have;    /* [n_hooks] of these, already there */
     uint8_t **edit_masks;  /* [n_edits] prompt rows changed, NULL: all */
     int32_t n_clean;       /* of what lies in the cache, so much was computed without any edit */
+    glia_tuning tuning;    /* what lies in the cache was computed with */
     bool shelves;          /* worth keeping when another request takes the slot */
     uint8_t **masks;       /* [n_hooks] prompt rows wanted, NULL: all */
     glia_collect *collect; /* rows that become one over several passes; NULL: none */

@@ -29,6 +29,7 @@ static bool decode_passes(glia_worker *w, bool alone) {
         if (!is_ready(w, i, GLIA_SLOT_DECODE)) continue;
         int32_t last = i;
         for (int32_t k = i + 1; !alone && k < w->n_slots && k - i < w->n_batch; k++) {
+            if (!glia_tuning_same(&w->slots[k].tuning, &w->slots[i].tuning)) break;
             if (is_ready(w, k, GLIA_SLOT_DECODE)) last = k;
             else if (!is_ready(w, k, GLIA_SLOT_PREFILL)) break;
         }
@@ -47,6 +48,7 @@ static bool prefill_pass(glia_worker *w, bool alone) {
     if (n == w->n_slots) return false;
     int32_t last = first, least = glia_slot_next_chunk(&w->slots[first]);
     while (!alone && last + 1 < w->n_slots && is_ready(w, last + 1, GLIA_SLOT_PREFILL)) {
+        if (!glia_tuning_same(&w->slots[last + 1].tuning, &w->slots[first].tuning)) break;
         int32_t chunk = glia_slot_next_chunk(&w->slots[last + 1]), k = last + 2 - first;
         int32_t each = chunk < least ? chunk : least;
         /* no neighbour that would make the pass smaller */

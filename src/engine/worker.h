@@ -19,6 +19,8 @@ struct glia_worker {
     glia_tap *tap;
     glia_derive lens, *heads_out; /* how derived points are made; heads_out: [n_layer] */
     glia_slot *slots;
+    struct llama_adapter_lora *adapters[GLIA_MAX_ADAPTERS]; /* the model's */
+    glia_tuning tuning; /* the context's now */
     glia_drafter *drafter; /* NULL: no draft model */
     glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
@@ -59,6 +61,10 @@ void glia_worker_forget(glia_worker *w, glia_slot *s, int32_t keep); /* all but 
 
 /* -- admit.c */
 bool glia_worker_take_requests(glia_worker *w, bool idle); /* blocks while idle; false: stop */
+
+/* -- adapters.c */
+glia_status glia_worker_load_adapters(glia_worker *w, glia_err *err);
+void glia_worker_tune(glia_worker *w, const glia_tuning *t); /* before a pass */
 
 /* -- batch.c, wants.c */
 void glia_worker_fill(glia_worker *w, int32_t first, int32_t last, int32_t n);

@@ -11,6 +11,8 @@
 
 enum { N = 120, N_OUT = 4 };
 
+static const glia_tuning bare, one = {.n = 1, .adapter = {1}, .scale = {1}}, two = {.n = 1, .adapter = {1}, .scale = {2}};
+
 static glia_model *open_with(const char *family, int n_parallel, int64_t cache, glia_kv_type kv, glia_flash flash) {
     glia_model_params p;
     glia_model *m;
@@ -199,7 +201,7 @@ static void a_failed_allocation_costs_the_copy_not_the_answer(void **s) {
     size_t n = 0;
     do {
         glia_fault_arm(++n);
-        glia_shelved *e = glia_shelved_new(0, t, 3, 100);
+        glia_shelved *e = glia_shelved_new(&bare, t, 3, 100);
         if (e) glia_shelf_put(shelf, e);
     } while (glia_fault_fired());
     glia_fault_arm(0);
@@ -209,7 +211,7 @@ static void a_failed_allocation_costs_the_copy_not_the_answer(void **s) {
 
 /* ------------------------------------------------------------------ the shelf itself */
 
-static void put(glia_shelf *s, int32_t tuning, const char *tokens, size_t n_state) {
+static void put(glia_shelf *s, const glia_tuning *tuning, const char *tokens, size_t n_state) {
     int32_t t[64], n = 0;
     while (tokens[n]) t[n] = tokens[n], n++;
     glia_shelved *e = glia_shelved_new(tuning, t, n, n_state);
@@ -217,7 +219,7 @@ static void put(glia_shelf *s, int32_t tuning, const char *tokens, size_t n_stat
     glia_shelf_put(s, e);
 }
 
-static int32_t find(glia_shelf *s, int32_t tuning, const char *tokens, int32_t most) {
+static int32_t find(glia_shelf *s, const glia_tuning *tuning, const char *tokens, int32_t most) {
     int32_t t[64], n = 0;
     while (tokens[n]) t[n] = tokens[n], n++;
     glia_shelved *e = glia_shelf_find(s, tuning, t, most < n ? most : n, &n);
@@ -228,33 +230,33 @@ static int32_t find(glia_shelf *s, int32_t tuning, const char *tokens, int32_t m
 static void the_shelf_keeps_within_its_budget_what_was_used_last(void **st) {
     (void)st;
     glia_shelf *s = glia_shelf_new(10000, false);
-    put(s, 0, "aaaa", 3000), put(s, 0, "bbbb", 3000), put(s, 0, "cccc", 3000);
+    put(s, &bare, "aaaa", 3000), put(s, &bare, "bbbb", 3000), put(s, &bare, "cccc", 3000);
     assert_int_equal(glia_shelf_count(s), 3);
-    assert_int_equal(find(s, 0, "aaxx", 99), 2);
-    put(s, 0, "dddd", 3000); /* b goes: a was used since */
-    assert_int_equal(find(s, 0, "bbbb", 99), -1);
-    assert_int_equal(find(s, 0, "aaaa", 99), 4);
-    assert_int_equal(find(s, 0, "aaaa", 3), 3);
+    assert_int_equal(find(s, &bare, "aaxx", 99), 2);
+    put(s, &bare, "dddd", 3000); /* b goes: a was used since */
+    assert_int_equal(find(s, &bare, "bbbb", 99), -1);
+    assert_int_equal(find(s, &bare, "aaaa", 99), 4);
+    assert_int_equal(find(s, &bare, "aaaa", 3), 3);
     assert_true(glia_shelf_bytes(s) <= 10000);
-    put(s, 0, "eeee", 20000); /* larger than all of it: nothing goes */
+    put(s, &bare, "eeee", 20000); /* larger than all of it: nothing goes */
     assert_int_equal(glia_shelf_count(s), 3);
-    put(s, 0, "aaaab", 3000); /* makes its beginning superfluous */
+    put(s, &bare, "aaaab", 3000); /* makes its beginning superfluous */
     assert_int_equal(glia_shelf_count(s), 3);
-    assert_int_equal(find(s, 0, "aaaab", 99), 5);
-    put(s, 1, "aaaab", 100); /* other adapters: another state */
-    assert_int_equal(find(s, 2, "aaaab", 99), -1);
+    assert_int_equal(find(s, &bare, "aaaab", 99), 5);
+    put(s, &one, "aaaab", 100); /* other adapters: another state */
+    assert_int_equal(find(s, &two, "aaaab", 99), -1);
     glia_shelf_free(s);
 }
 
 static void a_whole_state_serves_only_prompts_that_continue_it(void **st) {
     (void)st;
     glia_shelf *s = glia_shelf_new(100000, true);
-    put(s, 0, "aaaa", 100), put(s, 0, "aaaabb", 100);
+    put(s, &bare, "aaaa", 100), put(s, &bare, "aaaabb", 100);
     assert_int_equal(glia_shelf_count(s), 2); /* the shorter one is not superfluous */
-    assert_int_equal(find(s, 0, "aaaabc", 99), 4);
-    assert_int_equal(find(s, 0, "aaaabbc", 99), 6);
-    assert_int_equal(find(s, 0, "aaaabbc", 5), 4);
-    assert_int_equal(find(s, 0, "aaab", 99), -1);
+    assert_int_equal(find(s, &bare, "aaaabc", 99), 4);
+    assert_int_equal(find(s, &bare, "aaaabbc", 99), 6);
+    assert_int_equal(find(s, &bare, "aaaabbc", 5), 4);
+    assert_int_equal(find(s, &bare, "aaab", 99), -1);
     glia_shelf_free(s);
 }
 

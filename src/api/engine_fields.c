@@ -1,8 +1,9 @@
-/* api/speculative.c — the fields that say how an answer is computed, not what it is: speculation, priority.
+/* api/engine_fields.c — the fields that the engine reads rather than the sampler: speculation, priority, adapters.
  * Any thread; knows no engine state but what a model says of itself. */
 #include "api/params.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include <stdio.h>
 #include <string.h>
 
 static glia_status method(const char *name, const char *param, glia_speculate *out, glia_err *err) {
@@ -97,9 +98,50 @@ static bool is_named(const char *path, const char *name) {
     return !strcmp(base, name) || (strlen(name) == n && !strncmp(base, name, n));
 }
 
-glia_status glia_gen_bind(glia_gen *g, const glia_model *m, glia_err *err) {
+/* One of [{"id": name or number, "scale": 1}] */
+static glia_status parse_adapter(glia_gen *g, yyjson_val *v, const glia_model_info *info, glia_err *err) {
+    char where[32];
+    (void)snprintf(where, sizeof where, "lora[%zu]", g->n_adapters);
+    yyjson_val *id = yyjson_is_obj(v) ? glia_json_get(v, "id") : NULL;
+    glia_adapter_use *use = &g->adapters[g->n_adapters];
+    *use = (glia_adapter_use){.adapter = -1, .scale = 1};
+    if (yyjson_is_int(id) && yyjson_get_sint(id) >= 0 && (uint64_t)yyjson_get_sint(id) < info->n_adapters)
+        use->adapter = (int32_t)yyjson_get_sint(id);
+    for (size_t i = 0; yyjson_is_str(id) && i < info->n_adapters; i++) {
+        if (!strcmp(info->adapters[i].name, yyjson_get_str(id))) use->adapter = (int32_t)i;
+    }
+    if (use->adapter < 0) {
+        return glia_fail_at(err, GLIA_EINVAL, where,
+                            "%s must be {\"id\": name or number, \"scale\": 1} of one of the %zu adapters that were loaded "
+                            "with %.100s (glia serve --lora NAME=FILE)",
+                            where, info->n_adapters, info->id);
+    }
+    double scale = 1;
+    glia_status st = glia_json_num(v, where, "scale", -1e6, 1e6, &scale, NULL, err);
+    use->scale = (float)scale;
+    g->n_adapters++;
+    return st;
+}
+
+static glia_status parse_lora(glia_gen *g, yyjson_val *root, const glia_model_info *info, glia_err *err) {
+    yyjson_val *list = glia_json_get(root, "lora"), *item;
+    yyjson_arr_iter it;
+    if (!list) return GLIA_OK;
+    if (!yyjson_is_arr(list) || yyjson_arr_size(list) > GLIA_MAX_ADAPTERS) {
+        return glia_fail_at(err, GLIA_EINVAL, "lora", "lora must be a list of at most %d adapters", GLIA_MAX_ADAPTERS);
+    }
+    for (yyjson_arr_iter_init(list, &it); (item = yyjson_arr_iter_next(&it));) {
+        glia_status st = parse_adapter(g, item, info, err);
+        if (st) return st;
+    }
+    return GLIA_OK;
+}
+
+glia_status glia_gen_bind(glia_gen *g, yyjson_val *root, const glia_model *m, glia_err *err) {
     glia_model_info info;
     glia_model_get_info(m, &info);
+    glia_status st = parse_lora(g, root, &info, err);
+    if (st) return st;
     if (g->draft_model) {
         if (!info.draft || !is_named(info.draft, g->draft_model)) {
             return glia_fail_at(err, GLIA_EINVAL, "draft_model",
