@@ -90,7 +90,7 @@ glia_status cli_server_load(cli_server *s, const cli_options *o, const char *pat
     char *stem = stem_of(path), *here = NULL;
     glia_model_params params;
     glia_load_options lo = {.id = o->id ? o->id : stem, .params = &params, .ttl_ms = -1};
-    cli_options_model(o, NULL, &params);
+    cli_options_model(o, path, &params); /* with its own draft model and adapters */
     params.capture_memory = s->app.capture_memory;
     if (!stem || (!strchr(path, '/') && asprintf(&here, "./%s", path) < 0)) {
         glia_free(stem);
