@@ -92,12 +92,12 @@ static glia_status on_flags(glia_socket *s, yyjson_val *p, glia_buf *out, glia_e
 }
 
 const glia_endpoint glia_lms_calls[] = {
-    {"llm", "tokenize", GLIA_SCOPE_INFER, on_tokenize, NULL},
-    {"llm", "countTokens", GLIA_SCOPE_INFER, on_count, NULL},
-    {"llm", "applyPromptTemplate", GLIA_SCOPE_INFER, on_template, NULL},
-    {"embedding", "tokenize", GLIA_SCOPE_INFER, on_tokenize, NULL},
-    {"embedding", "countTokens", GLIA_SCOPE_INFER, on_count, NULL},
-    {"system", "version", GLIA_SCOPE_READ, on_version, NULL},
-    {"system", "getExperimentFlags", GLIA_SCOPE_READ, on_flags, NULL},
-    {NULL, NULL, 0, NULL, NULL},
+    {"llm", "tokenize", GLIA_SCOPE_INFER, on_tokenize, NULL, false},
+    {"llm", "countTokens", GLIA_SCOPE_INFER, on_count, NULL, false},
+    {"llm", "applyPromptTemplate", GLIA_SCOPE_INFER, on_template, NULL, false},
+    {"embedding", "tokenize", GLIA_SCOPE_INFER, on_tokenize, NULL, false},
+    {"embedding", "countTokens", GLIA_SCOPE_INFER, on_count, NULL, false},
+    {"system", "version", GLIA_SCOPE_READ, on_version, NULL, false},
+    {"system", "getExperimentFlags", GLIA_SCOPE_READ, on_flags, NULL, false},
+    {NULL, NULL, 0, NULL, NULL, false},
 };

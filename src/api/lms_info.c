@@ -7,8 +7,7 @@ static int bits_of(const glia_model_file *f) {
     return f->n_params ? (int)((double)f->weight_bytes * 8 / (double)f->n_params + 0.5) : 0;
 }
 
-void glia_add_lms_info(glia_buf *b, const glia_model_file *f, const glia_instance *i) {
-    bool embedding = glia_gguf_is_embedding(&f->head);
+void glia_add_lms_info(glia_buf *b, const glia_model_file *f, const glia_instance *i, bool embedding) {
     char size[32];
     glia_gguf_size_text(&f->head, f->n_params, size);
     glia_buf_addf(b, "{\"type\":\"%s\",\"modelKey\":", embedding ? "embedding" : "llm");
@@ -41,7 +40,7 @@ void glia_add_lms_info(glia_buf *b, const glia_model_file *f, const glia_instanc
     glia_buf_adds(b, "}");
 }
 
-void glia_add_lms_instance(glia_buf *b, glia_app *app, const glia_model_info *info) {
+void glia_add_lms_instance(glia_buf *b, glia_app *app, const glia_model_info *info, bool embedding) {
     glia_instances *l = NULL;
     const glia_instance *found = NULL;
     if (glia_registry_list(app->models, &l, NULL)) b->failed = true;
@@ -49,9 +48,9 @@ void glia_add_lms_instance(glia_buf *b, glia_app *app, const glia_model_info *in
         if (!strcmp(l->items[i].id, info->id)) found = &l->items[i];
     }
     if (found) {
-        glia_add_lms_info(b, found->file, found);
+        glia_add_lms_info(b, found->file, found, embedding);
     } else {
-        glia_buf_adds(b, "{\"type\":\"llm\",\"modelKey\":");
+        glia_buf_addf(b, "{\"type\":\"%s\",\"modelKey\":", embedding ? "embedding" : "llm");
         glia_json_add_cstr(b, info->id);
         glia_buf_adds(b, ",\"format\":\"gguf\",\"displayName\":");
         glia_json_add_cstr(b, info->id);

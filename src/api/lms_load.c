@@ -8,8 +8,10 @@
 #include "base/mem.h"
 #include <string.h>
 
+static bool is_embedding(const glia_socket *s) { return !strcmp(glia_socket_space(s), "embedding"); }
+
 static bool is_of_space(const glia_socket *s, const glia_model_file *f) {
-    return glia_gguf_is_embedding(&f->head) == !strcmp(glia_socket_space(s), "embedding");
+    return glia_gguf_is_embedding(&f->head) == is_embedding(s);
 }
 
 /* ------------------------------------------------------------------ lists */
@@ -24,7 +26,7 @@ static glia_status on_downloaded(glia_socket *s, yyjson_val *p, glia_buf *out, g
     for (size_t i = 0; i < files->n; i++) {
         if (files->items[i].problem) continue; /* cannot be loaded */
         if (any) glia_buf_adds(out, ",");
-        glia_add_lms_info(out, &files->items[i], NULL);
+        glia_add_lms_info(out, &files->items[i], NULL, glia_gguf_is_embedding(&files->items[i].head));
         any = true;
     }
     glia_buf_adds(out, "]");
@@ -42,7 +44,7 @@ static glia_status on_loaded(glia_socket *s, yyjson_val *p, glia_buf *out, glia_
     for (size_t i = 0; i < l->n; i++) {
         if (l->items[i].state != GLIA_LOAD_READY || !is_of_space(s, l->items[i].file)) continue;
         if (any) glia_buf_adds(out, ",");
-        glia_add_lms_info(out, l->items[i].file, &l->items[i]);
+        glia_add_lms_info(out, l->items[i].file, &l->items[i], is_embedding(s));
         any = true;
     }
     glia_buf_adds(out, "]");
@@ -63,7 +65,7 @@ static glia_status describe(glia_socket *s, yyjson_val *p, glia_buf *out, bool c
     if (st) return st;
     glia_model_get_info(m, &info);
     if (config) glia_add_lms_load_config(out, &info);
-    else glia_add_lms_instance(out, app, &info);
+    else glia_add_lms_instance(out, app, &info, is_embedding(s));
     glia_app_release(app, m);
     return GLIA_OK;
 }
@@ -119,7 +121,7 @@ static void send_info(loading *g, const char *type, const char *id, bool file_on
     }
     if (in) {
         glia_buf_adds(b, ",\"info\":");
-        glia_add_lms_info(b, in->file, file_only ? NULL : in);
+        glia_add_lms_info(b, in->file, file_only ? NULL : in, is_embedding(g->channel.socket));
     }
     glia_buf_adds(b, "}");
     glia_instances_free(app->models, l);
@@ -235,7 +237,7 @@ static glia_status read_cache(yyjson_val *stack, glia_kv_type *out, glia_err *er
 }
 
 static glia_status read_params(const glia_socket *s, const char *name, yyjson_val *stack, glia_model_params *p, glia_err *err) {
-    bool embedding = !strcmp(glia_socket_space(s), "embedding");
+    bool embedding = is_embedding(s);
     *p = glia_registry_get_params(glia_socket_app(s)->models)->model;
     glia_status st = read_int(stack, embedding ? "embedding.load.contextLength" : "llm.load.contextLength", 16, 16 << 20, &p->n_ctx, err);
     if (!st) st = read_int(stack, embedding ? "embedding.load.llama.evalBatchSize" : "llm.load.llama.evalBatchSize", 32, 16384, &p->n_batch, err);
@@ -281,15 +283,15 @@ static glia_status open_get_or_load(glia_socket *s, yyjson_val *p, glia_channel 
 }
 
 #define BOTH(space)                                                                                                    \
-    {space, "listLoaded", GLIA_SCOPE_READ, on_loaded, NULL}, {space, "getModelInfo", GLIA_SCOPE_READ, on_info, NULL},  \
-        {space, "getLoadConfig", GLIA_SCOPE_READ, on_load_config, NULL},                                               \
-        {space, "unloadModel", GLIA_SCOPE_ADMIN, on_unload, NULL},                                                     \
-        {space, "loadModel", GLIA_SCOPE_ADMIN, NULL, open_load_model},                                                 \
-        {space, "getOrLoad", GLIA_SCOPE_INFER, NULL, open_get_or_load}
+    {space, "listLoaded", GLIA_SCOPE_READ, on_loaded, NULL, false}, {space, "getModelInfo", GLIA_SCOPE_READ, on_info, NULL, false},  \
+        {space, "getLoadConfig", GLIA_SCOPE_READ, on_load_config, NULL, false},                                               \
+        {space, "unloadModel", GLIA_SCOPE_ADMIN, on_unload, NULL, false},                                                     \
+        {space, "loadModel", GLIA_SCOPE_ADMIN, NULL, open_load_model, false},                                                 \
+        {space, "getOrLoad", GLIA_SCOPE_INFER, NULL, open_get_or_load, false}
 
 const glia_endpoint glia_lms_loads[] = {
     BOTH("llm"),
     BOTH("embedding"),
-    {"system", "listDownloadedModels", GLIA_SCOPE_READ, on_downloaded, NULL},
-    {NULL, NULL, 0, NULL, NULL},
+    {"system", "listDownloadedModels", GLIA_SCOPE_READ, on_downloaded, NULL, false},
+    {NULL, NULL, 0, NULL, NULL, false},
 };

@@ -132,7 +132,7 @@ static void send_success(glia_job *j) {
                       (int)u->n_generated, (int)(u->n_prompt + u->n_generated));
     }
     glia_buf_adds(b, "},\"modelInfo\":");
-    glia_add_lms_instance(b, j->app, &j->info);
+    glia_add_lms_instance(b, j->app, &j->info, false);
     glia_buf_adds(b, ",\"loadModelConfig\":");
     glia_add_lms_load_config(b, &j->info);
     glia_buf_adds(b, ",\"predictionConfig\":");
@@ -205,6 +205,6 @@ static glia_status open_prediction(glia_socket *s, yyjson_val *parameter, glia_c
 }
 
 const glia_endpoint glia_lms_predictions[] = {
-    {"llm", "predict", GLIA_SCOPE_INFER, NULL, open_prediction},
-    {NULL, NULL, 0, NULL, NULL},
+    {"llm", "predict", GLIA_SCOPE_INFER, NULL, open_prediction, false},
+    {NULL, NULL, 0, NULL, NULL, false},
 };

@@ -36,7 +36,8 @@ static void send_out(glia_socket *s) {
 
 glia_buf *glia_channel_open_message(glia_channel *c) {
     glia_buf *b = &c->socket->out;
-    glia_buf_addf(b, "{\"type\":\"channelSend\",\"channelId\":%lld,\"message\":", (long long)c->id);
+    if (c->is_call) glia_buf_addf(b, "{\"type\":\"rpcResult\",\"callId\":%lld,\"result\":", (long long)c->id);
+    else glia_buf_addf(b, "{\"type\":\"channelSend\",\"channelId\":%lld,\"message\":", (long long)c->id);
     return b;
 }
 
@@ -48,6 +49,7 @@ void glia_channel_close_message(glia_channel *c) {
 void glia_channel_close(glia_channel *c) {
     if (c->ended) return;
     c->ended = true;
+    if (c->is_call) return;
     glia_buf_addf(&c->socket->out, "{\"type\":\"channelClose\",\"channelId\":%lld}", (long long)c->id);
     send_out(c->socket);
 }
@@ -76,8 +78,9 @@ void glia_add_lms_error(glia_buf *b, glia_app *app, const glia_err *err) {
     glia_buf_adds(b, "}");
 }
 
-static void fail_channel(glia_socket *s, int64_t id, const glia_err *err) {
-    glia_buf_addf(&s->out, "{\"type\":\"channelError\",\"channelId\":%lld,\"error\":", (long long)id);
+static void send_error(glia_socket *s, int64_t id, bool is_call, const glia_err *err) {
+    glia_buf_addf(&s->out, is_call ? "{\"type\":\"rpcError\",\"callId\":%lld,\"error\":"
+                                   : "{\"type\":\"channelError\",\"channelId\":%lld,\"error\":", (long long)id);
     glia_add_lms_error(&s->out, s->app, err);
     glia_buf_adds(&s->out, "}");
     send_out(s);
@@ -86,7 +89,7 @@ static void fail_channel(glia_socket *s, int64_t id, const glia_err *err) {
 void glia_channel_fail(glia_channel *c, const glia_err *err) {
     if (c->ended) return;
     c->ended = true;
-    fail_channel(c->socket, c->id, err);
+    send_error(c->socket, c->id, c->is_call, err);
 }
 
 /* What is wrong with a message that belongs to no call: a client that goes on like this is cut off. */
@@ -105,7 +108,7 @@ static void warn(glia_socket *s, const char *what) {
 
 static glia_channel *find_channel(const glia_socket *s, int64_t id) {
     glia_channel *c = s->channels;
-    while (c && c->id != id) c = c->next;
+    while (c && (c->is_call || c->id != id)) c = c->next;
     return c;
 }
 
@@ -126,10 +129,10 @@ static void sweep(glia_socket *s) {
 /* ------------------------------------------------------------------ messages */
 
 static const glia_endpoint *find_endpoint(const glia_socket *s, const char *name, bool channel) {
-    const glia_endpoint *const tables[] = {glia_lms_calls, glia_lms_predictions, glia_lms_loads};
+    const glia_endpoint *const tables[] = {glia_lms_calls, glia_lms_predictions, glia_lms_loads, glia_lms_embeddings};
     for (size_t i = 0; name && i < sizeof tables / sizeof *tables; i++) {
         for (const glia_endpoint *e = tables[i]; e->name; e++) {
-            if (!strcmp(e->space, s->space) && !strcmp(e->name, name) && (channel ? e->open != NULL : e->call != NULL))
+            if (!strcmp(e->space, s->space) && !strcmp(e->name, name) && channel == (e->open && !e->is_call))
                 return e;
         }
     }
@@ -148,22 +151,39 @@ static glia_status choose(const glia_socket *s, const char *name, bool channel, 
     return glia_fail(err, GLIA_EFORBIDDEN, "this key may not %s: it lacks the scope %s", name, scope ? scope : "for it");
 }
 
+static glia_status begin(glia_socket *s, const glia_endpoint *e, int64_t id, yyjson_val *parameter, glia_err *err) {
+    glia_channel *c = NULL;
+    if (s->n_channels == MAX_CHANNELS)
+        return glia_fail(err, GLIA_EBUSY, "no more than %d channels at once on a connection", (int)MAX_CHANNELS);
+    glia_status st = e->open(s, parameter, &c, err);
+    if (st) return st;
+    c->socket = s, c->id = id, c->is_call = e->is_call;
+    c->next = s->channels, s->channels = c;
+    s->n_channels++;
+    c->woken(c); /* it may have something at once */
+    return GLIA_OK;
+}
+
 static void on_call(glia_socket *s, int64_t id, const char *name, yyjson_val *message) {
     const glia_endpoint *e;
     glia_err err;
     glia_buf result = {0};
     glia_status st = choose(s, name, false, &e, &err);
+    if (!st && e->is_call) {
+        if (begin(s, e, id, glia_json_get(message, "parameter"), &err)) send_error(s, id, true, &err);
+        return;
+    }
     if (!st) st = e->call(s, glia_json_get(message, "parameter"), &result, &err);
     if (!st && result.failed) st = glia_fail(&err, GLIA_ENOMEM, "no memory for the result");
     if (st) {
-        glia_buf_addf(&s->out, "{\"type\":\"rpcError\",\"callId\":%lld,\"error\":", (long long)id);
-        glia_add_lms_error(&s->out, s->app, &err);
-    } else {
-        glia_buf_addf(&s->out, "{\"type\":\"rpcResult\",\"callId\":%lld", (long long)id);
-        if (result.n) {
-            glia_buf_adds(&s->out, ",\"result\":");
-            glia_buf_add(&s->out, result.p, result.n);
-        }
+        glia_buf_clear(&result);
+        send_error(s, id, true, &err);
+        return;
+    }
+    glia_buf_addf(&s->out, "{\"type\":\"rpcResult\",\"callId\":%lld", (long long)id);
+    if (result.n) {
+        glia_buf_adds(&s->out, ",\"result\":");
+        glia_buf_add(&s->out, result.p, result.n);
     }
     glia_buf_adds(&s->out, "}");
     glia_buf_clear(&result);
@@ -172,21 +192,11 @@ static void on_call(glia_socket *s, int64_t id, const char *name, yyjson_val *me
 
 static void on_create(glia_socket *s, int64_t id, const char *name, yyjson_val *message) {
     const glia_endpoint *e;
-    glia_channel *c = NULL;
     glia_err err;
     glia_status st = choose(s, name, true, &e, &err);
     if (!st && find_channel(s, id)) st = glia_fail_at(&err, GLIA_EINVAL, "channelId", "this channel is open already");
-    if (!st && s->n_channels == MAX_CHANNELS)
-        st = glia_fail(&err, GLIA_EBUSY, "no more than %d channels at once on a connection", (int)MAX_CHANNELS);
-    if (!st) st = e->open(s, glia_json_get(message, "creationParameter"), &c, &err);
-    if (st) {
-        fail_channel(s, id, &err);
-        return;
-    }
-    c->socket = s, c->id = id;
-    c->next = s->channels, s->channels = c;
-    s->n_channels++;
-    c->woken(c); /* it may have something at once */
+    if (!st) st = begin(s, e, id, glia_json_get(message, "creationParameter"), &err);
+    if (st) send_error(s, id, false, &err);
 }
 
 static void on_send(glia_socket *s, int64_t id, yyjson_val *message) {

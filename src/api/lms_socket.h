@@ -8,7 +8,7 @@
  *   {"type":"channelSend","channelId","message"}                      from the client, e.g. {"type":"cancel"}
  *   {"type":"keepAlive"}                                              → keepAliveAck
  *
- * Which endpoints there are is said by the tables of lms_calls.c, lms_predict.c and lms_load.c. */
+ * Which endpoints there are is said by the tables of lms_calls.c, lms_predict.c, lms_load.c and lms_embed.c. */
 #ifndef GLIA_API_LMS_SOCKET_H
 #define GLIA_API_LMS_SOCKET_H
 #include "api/app.h"
@@ -25,6 +25,7 @@ struct glia_channel {
     void (*free)(glia_channel *c);
     glia_socket *socket; /* set by the socket, as are the next ones */
     int64_t id;
+    bool is_call; /* id is a call's: its one message is the result, its error the call's */
     bool ended; /* nothing more will be sent: forgotten, and freed, when the function that set it returns */
     glia_channel *next;
 };
@@ -36,10 +37,11 @@ typedef struct glia_endpoint {
     glia_status (*call)(glia_socket *s, yyjson_val *parameter, glia_buf *out, glia_err *err);
     /* Or open a channel. */
     glia_status (*open)(glia_socket *s, yyjson_val *parameter, glia_channel **out, glia_err *err);
+    bool is_call; /* open serves a call that takes its time */
 } glia_endpoint;
 
 /* Tables, each ended by a row without name. */
-extern const glia_endpoint glia_lms_calls[], glia_lms_predictions[], glia_lms_loads[];
+extern const glia_endpoint glia_lms_calls[], glia_lms_predictions[], glia_lms_loads[], glia_lms_embeddings[];
 
 glia_app *glia_socket_app(const glia_socket *s);
 const char *glia_socket_space(const glia_socket *s);    /* "llm" or "embedding" where both serve one endpoint */

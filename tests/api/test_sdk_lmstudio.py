@@ -141,6 +141,26 @@ class Python(unittest.TestCase):
                 self.model.respond("x", config=config)
 
 
+class Embeddings(unittest.TestCase):
+    def test_a_text_becomes_the_vector_of_the_http_api(self):
+        m = client.embedding.model("smol")
+        expected = server.post("/v1/embeddings", {"model": "smol", "input": "Hello world"})[1]["data"][0]["embedding"]
+        got = m.embed("Hello world")
+        self.assertEqual(len(got), len(expected))
+        self.assertLess(max(abs(a - b) for a, b in zip(got, expected)), 1e-6)
+        several = m.embed(["a", "b"])
+        self.assertEqual(len(several), 2)
+        self.assertNotEqual(several[0], several[1])
+        self.assertEqual(m.count_tokens("Hello world"), 2)
+
+    def test_what_cannot_be_embedded_says_why(self):
+        ws = Session(server.port, "/embedding")
+        for bad in (None, {}, {"inputString": 3}, {"inputString": "x", "modelSpecifier": {"type": "query", "query": {"identifier": "nobody"}}},
+                    {"inputString": "word " * 2000}):
+            self.assertIsNotNone(ws.call("embedString", bad)[1], bad)
+        ws.close()
+
+
 class Management(unittest.TestCase):
     def test_lists(self):
         self.assertEqual({m.model_key for m in client.list_downloaded_models()}, {"smol", "tiny"})
@@ -228,6 +248,7 @@ const { LMStudioClient } = require("@lmstudio/sdk");
   for await (const f of p) out.streamed += f.content;
   const r = await p.result();
   out.stats = [r.stats.stopReason, r.stats.predictedTokensCount];
+  out.vector = (await (await c.embedding.model("smol", {verbose: false})).embed("Hello world")).embedding.length;
   out.completion = (await m.complete("One, two,", few)).content;
   out.tokens = await m.tokenize("Hello world");
   out.template = await m.applyPromptTemplate([{role: "user", content: "Hi"}]);
@@ -261,6 +282,7 @@ class JavaScript(unittest.TestCase):
         self.assertEqual(out["text"], said("Say hello."))
         self.assertEqual(out["streamed"], out["text"])
         self.assertEqual(out["stats"], ["maxPredictedTokensReached", 8])
+        self.assertEqual(out["vector"], 576)
         self.assertEqual(out["completion"], said("One, two,", "/v1/completions"))
         self.assertEqual(out["tokens"], server.post("/v1/tokenize", {"text": "Hello world"})[1]["tokens"])
         self.assertTrue(out["template"].endswith("assistant\n"))
