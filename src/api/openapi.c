@@ -164,11 +164,38 @@ static const char hook_schemas[] =
     "\"Error\":{\"type\":\"object\",\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
     "\"string\"},\"type\":{\"type\":\"string\"},\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":\"string\"}}}}}";
 
+/* Bodies of the routes that manage models. */
+static const char model_schemas[] =
+    "\"LoadModel\":{\"type\":\"object\",\"required\":[\"model\"],\"additionalProperties\":false,\"properties\":{"
+    "\"model\":{\"type\":\"string\",\"minLength\":1,\"description\":\"key of a model, or a path\"},\"identifier\""
+    ":{\"type\":\"string\",\"minLength\":1,\"maxLength\":200},\"context_length\":{\"type\":\"integer\",\"minimum"
+    "\":16,\"maximum\":16777216},\"eval_batch_size\":{\"type\":\"integer\",\"minimum\":32,\"maximum\":16384},\"pa"
+    "rallel\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":256},\"flash_attention\":{\"type\":\"boolean\"},\"k"
+    "v_cache_type\":{\"type\":\"string\"},\"gpu_layers\":{\"type\":\"integer\",\"minimum\":-1,\"maximum\":100000}"
+    ",\"num_experts\":{\"type\":\"integer\",\"minimum\":1},\"offload_kv_cache_to_gpu\":{\"type\":\"boolean\"},\"t"
+    "tl\":{\"type\":\"number\",\"exclusiveMinimum\":0,\"description\":\"seconds\"},\"new_instance\":{\"type\":\"b"
+    "oolean\",\"default\":false},\"echo_load_config\":{\"type\":\"boolean\",\"default\":false}}},\"UnloadModel\":"
+    "{\"type\":\"object\",\"required\":[\"instance_id\"],\"additionalProperties\":false,\"properties\":{\"instanc"
+    "e_id\":{\"type\":\"string\"},\"when_busy\":{\"enum\":[\"drain\",\"refuse\"],\"default\":\"drain\"}}},\"Downl"
+    "oadModel\":{\"type\":\"object\",\"required\":[\"model\"],\"additionalProperties\":false,\"properties\":{\"mo"
+    "del\":{\"type\":\"string\",\"minLength\":1,\"description\":\"publisher/name of the mirror, or a file: URL\"}"
+    ",\"quantization\":{\"type\":\"string\"},\"sha256\":{\"type\":\"string\",\"pattern\":\"^[0-9a-fA-F]{64}$\"}}}"
+    ",\"LoadModelByPath\":{\"type\":\"object\",\"required\":[\"model_path\"],\"additionalProperties\":false,\"pro"
+    "perties\":{\"model_path\":{\"type\":\"string\",\"minLength\":1},\"model_id\":{\"type\":\"string\",\"minLengt"
+    "h\":1,\"maxLength\":200},\"max_kv_size\":{\"type\":\"integer\",\"minimum\":16,\"maximum\":16777216},\"kv_bit"
+    "s\":{\"enum\":[0,4,8,16,32]},\"kv_group_size\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":1024},\"quant"
+    "ized_kv_start\":{\"type\":\"integer\",\"minimum\":0},\"vocab_only\":{\"const\":false},\"trust_remote_code\":"
+    "{\"const\":false}}},";
+
 static const char *body_schema(const char *pattern) {
     if (strstr(pattern, "/chat/completions")) return "ChatRequest";
     if (strstr(pattern, "/completions")) return "CompletionRequest";
     if (strstr(pattern, "/tokenize")) return "Tokenize";
     if (strstr(pattern, "/detokenize")) return "Detokenize";
+    if (!strcmp(pattern, "/api/v1/models/load") || !strcmp(pattern, "/api/v1/models/estimate")) return "LoadModel";
+    if (!strcmp(pattern, "/api/v1/models/unload")) return "UnloadModel";
+    if (!strcmp(pattern, "/api/v1/models/download")) return "DownloadModel";
+    if (!strcmp(pattern, "/v1/models/load")) return "LoadModelByPath";
     if (!strcmp(pattern, "/api/v1/sweeps")) return "Sweep";
     if (!strcmp(pattern, "/v1/activations/hooks")) return "RegisterHooks";
     return NULL;
@@ -251,6 +278,7 @@ void glia_add_openapi(glia_buf *b) {
     add_request_schema(b, "ChatRequest", true);
     add_request_schema(b, "CompletionRequest", false);
     glia_buf_adds(b, fixed_schemas);
+    glia_buf_adds(b, model_schemas);
     glia_buf_adds(b, sweep_schema);
     glia_buf_adds(b, hook_schemas);
     glia_buf_adds(b, "}}}\n");
