@@ -63,6 +63,12 @@ void glia_on_analyze_math(void *ud, glia_http_request *rq);
 void glia_on_analyze_factual(void *ud, glia_http_request *rq);
 /* export.c */
 void glia_on_export(void *ud, glia_http_request *rq);
+/* features.c */
+void glia_on_features_localize(void *ud, glia_http_request *rq);
+void glia_on_features_common(void *ud, glia_http_request *rq);
+void glia_on_features_methods(void *ud, glia_http_request *rq);
+/* probes.c */
+void glia_on_analyze_probe(void *ud, glia_http_request *rq);
 /* circuits.c */
 void glia_on_circuits_discover(void *ud, glia_http_request *rq);
 void glia_on_circuits_enhanced(void *ud, glia_http_request *rq);

@@ -193,7 +193,10 @@ static int by_layer(const void *a, const void *b) {
 }
 
 glia_status glia_study_layers(glia_study *s, const char *key, glia_err *err) {
-    yyjson_val *list = glia_json_get(s->root, key);
+    return glia_study_layers_of(s, glia_json_get(s->root, key), key, err);
+}
+
+glia_status glia_study_layers_of(glia_study *s, yyjson_val *list, const char *key, glia_err *err) {
     if (!list) return GLIA_OK;
     if (!yyjson_is_arr(list))
         return glia_fail_at(err, GLIA_EINVAL, key, "%s must be a list of layers, not %s", key, glia_json_kind(list));

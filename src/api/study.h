@@ -55,6 +55,7 @@ glia_status glia_study_token(const glia_study *s, const char *key, int32_t *out,
 glia_status glia_study_token_of(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, glia_err *err);
 /* A list of layers (numbers, negative from the end, or module paths) under key: rising, each once. */
 glia_status glia_study_layers(glia_study *s, const char *key, glia_err *err);
+glia_status glia_study_layers_of(glia_study *s, yyjson_val *list, const char *path, glia_err *err);
 
 /* A number with all the digits of a float; NaN and infinite: null. */
 void glia_json_add_real(glia_buf *b, double x);

@@ -6,7 +6,11 @@
 
 #include <cmocka.h>
 
+#include "analysis/contrast.h"
+#include "analysis/lens.h"
 #include "analysis/patterns.h"
+#include "analysis/probe.h"
+#include "analysis/sae.h"
 #include "analysis/stats.h"
 #include "base/mem.h"
 #include <math.h>
@@ -230,6 +234,153 @@ static void rollout_multiplies_half_attention_half_identity(void **state) {
     near_to((double)r[3], 0.375, 1e-6);
 }
 
+/* ------------------------------------------------------------------ linear models */
+
+static void fill_rows(float *x, size_t n, size_t d, uint64_t seed) {
+    glia_rng g = {seed};
+    for (size_t i = 0; i < n * d; i++) x[i] = (float)(glia_rng_unit(&g) - 0.5) * (float)(1 + i % d);
+}
+
+static void a_span_is_the_rows_in_rotated_coordinates(void **state) {
+    (void)state;
+    static float x[30 * 12];
+    static const size_t shapes[][2] = {{30, 12}, {12, 30}, {5, 12}};
+    for (size_t k = 0; k < 3; k++) {
+        size_t n = shapes[k][0], d = shapes[k][1];
+        glia_span s;
+        fill_rows(x, n, d, k + 1);
+        assert_int_equal(glia_span_make(&s, x, n, d, NULL), GLIA_OK);
+        assert_int_equal(s.r, n - 1 < d ? n - 1 : d);
+        for (size_t i = 0; i < n * d; i++) {
+            double y = s.mean[i % d];
+            for (size_t j = 0; j < s.r; j++) y += s.z[i / d * s.r + j] * s.basis[j * d + i % d];
+            near_to(y, (double)x[i], 1e-9);
+        }
+        for (size_t i = 0; i < s.r; i++) {
+            double own = 0;
+            for (size_t r = 0; r < n; r++) own += s.z[r * s.r + i] * s.z[r * s.r + i] / (double)n;
+            near_to(own, s.variance[i], 1e-9);
+            assert_true(!i || s.variance[i] <= s.variance[i - 1] + 1e-12);
+            for (size_t j = 0; j <= i; j++) {
+                double dot = 0;
+                for (size_t c = 0; c < d; c++) dot += s.basis[i * d + c] * s.basis[j * d + c];
+                near_to(dot, i == j, 1e-9);
+            }
+        }
+        glia_span_clear(&s);
+    }
+    float same[6] = {1, 2, 1, 2, 1, 2};
+    glia_span s;
+    assert_int_equal(glia_span_make(&s, same, 3, 2, NULL), GLIA_OK);
+    assert_int_equal(s.r, 0);
+    glia_span_clear(&s);
+    assert_int_equal(glia_span_make(&s, same, 1, 2, NULL), GLIA_EINVAL);
+}
+
+static void a_contrast_is_the_share_of_pairs_and_counts_the_search(void **state) {
+    (void)state;
+    enum { ROWS = 16, COLUMNS = 40 };
+    static float x[ROWS * COLUMNS];
+    bool positive[ROWS];
+    size_t n_low = 0;
+    for (size_t i = 0; i < ROWS; i++) positive[i] = i % 2;
+    for (uint64_t k = 0; k < 60; k++) { /* nothing there: the best of 40 columns is rarely better than by chance */
+        glia_contrast c;
+        glia_rng g = {k};
+        fill_rows(x, ROWS, COLUMNS, 100 + k);
+        assert_int_equal(glia_contrast_columns(&c, x, positive, ROWS, COLUMNS, 49, &g, NULL), GLIA_OK);
+        n_low += c.p <= 0.1;
+        glia_contrast_clear(&c);
+    }
+    assert_true(n_low <= 14); /* 6 expected, deviation 2.3 */
+    glia_contrast c;
+    glia_rng g = {1};
+    for (size_t i = 0; i < ROWS; i++) x[i * COLUMNS + 7] = (float)positive[i] * 9;
+    assert_int_equal(glia_contrast_columns(&c, x, positive, ROWS, COLUMNS, 99, &g, NULL), GLIA_OK);
+    assert_int_equal(c.order[0], 7);
+    near_to(c.auc[7], 1, 1e-12);
+    assert_true(c.p <= 0.05);
+    for (size_t j = 0; j < COLUMNS; j += 13) {
+        double pairs = 0;
+        for (size_t a = 0; a < ROWS; a++) {
+            for (size_t b = 0; b < ROWS; b++) {
+                float p = x[a * COLUMNS + j], q = x[b * COLUMNS + j];
+                if (positive[a] && !positive[b]) pairs += p > q ? 1 : p < q ? 0 : 0.5;
+            }
+        }
+        near_to(c.auc[j], pairs / 64, 1e-9);
+    }
+    glia_contrast_clear(&c);
+}
+
+static void latents_are_those_of_their_activation(void **state) {
+    (void)state;
+    static const float w[2 * 3] = {1, 2, -1, 0, 1, 1}, b[3] = {0.5f, -1, 0}, dec[2] = {1, 0}, threshold[3] = {1, 1, 1}, x[2] = {2, 1};
+    float out[3], scratch[2];
+    glia_sae s = {.d = 2, .n = 3, .w_enc = w, .b_enc = b};
+    glia_sae_encode(&s, x, 1, scratch, out); /* 2.5, 4, -1 */
+    near_to((double)out[0], 2.5, 1e-6), near_to((double)out[1], 4, 1e-6), near_to((double)out[2], 0, 1e-6);
+    s.b_dec = dec, s.subtract_b_dec = true;
+    glia_sae_encode(&s, x, 1, scratch, out); /* 1.5, 2, 0 */
+    near_to((double)out[0], 1.5, 1e-6), near_to((double)out[1], 2, 1e-6), near_to((double)out[2], 0, 1e-6);
+    s.k = 1;
+    glia_sae_encode(&s, x, 1, scratch, out);
+    near_to((double)out[0], 0, 1e-6), near_to((double)out[1], 2, 1e-6);
+    s.k = 0, s.threshold = threshold;
+    s.b_enc = (const float[3]){0, -1.5f, 0}; /* 1, 1.5, 0: only what is above */
+    glia_sae_encode(&s, x, 1, scratch, out);
+    near_to((double)out[0], 0, 1e-6), near_to((double)out[1], 1.5, 1e-6);
+}
+
+static void a_folded_direction_reads_what_the_norm_would(void **state) {
+    (void)state;
+    static const float x[5] = {1, -2, 3, 0.5f, 2}, w[5] = {1, 2, 0.5f, 1, -1}, b[5] = {0.1f, 0, 0.2f, 0, 0}, u[5] = {2, 1, -1, 3, 1};
+    for (int centred = 0; centred < 2; centred++) {
+        glia_norm f = {w, b, 5, 1e-5, centred};
+        float y[5];
+        double reading[5], constant, want = 0;
+        glia_norm_apply(&f, x, y);
+        for (int i = 0; i < 5; i++) want += (double)u[i] * (double)y[i];
+        glia_norm_fold(&f, u, reading, &constant);
+        near_to(glia_norm_scale(&f, x) * glia_dot(reading, x, 5) + constant, want, 1e-5);
+    }
+}
+
+static glia_status fit_all(const float *x, const double *y, const size_t *group, bool *made) {
+    glia_span s = {0};
+    glia_probe p = {0};
+    glia_contrast c = {0};
+    glia_rng g = {1};
+    static const bool positive[8] = {true, false, true, false, true, false, true, false};
+    glia_probe_params pp = {GLIA_PROBE_LOGISTIC, 1, 2, 3, 1, NULL, NULL};
+    glia_status st = glia_span_make(&s, x, 8, 5, NULL);
+    if (!st) st = glia_probe_fit(&p, &s, y, group, 8, &pp, NULL);
+    if (!st) st = glia_contrast_columns(&c, x, positive, 8, 5, 3, &g, NULL);
+    *made = s.z && p.direction && c.auc;
+    glia_contrast_clear(&c);
+    glia_probe_clear(&p);
+    glia_span_clear(&s);
+    return st;
+}
+
+static void every_failed_allocation_of_linear_models_is_an_error(void **state) {
+    (void)state;
+    static const double y[8] = {1, 0, 1, 0, 1, 0, 1, 0};
+    static const size_t group[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    float x[40];
+    bool made;
+    fill_rows(x, 8, 5, 3);
+    for (size_t n = 1;; n++) {
+        glia_fault_arm(n);
+        glia_status st = fit_all(x, y, group, &made);
+        int fired = glia_fault_fired();
+        glia_fault_arm(0);
+        assert_int_equal(st, fired ? GLIA_ENOMEM : GLIA_OK);
+        if (!fired) break;
+    }
+    assert_true(made);
+}
+
 static void every_failed_allocation_is_an_error(void **state) {
     (void)state;
     int32_t t[N];
@@ -268,6 +419,11 @@ int main(void) {
         cmocka_unit_test(an_induction_head_that_mostly_rests_is_still_one),
         cmocka_unit_test(rollout_multiplies_half_attention_half_identity),
         cmocka_unit_test(every_failed_allocation_is_an_error),
+        cmocka_unit_test(a_span_is_the_rows_in_rotated_coordinates),
+        cmocka_unit_test(a_contrast_is_the_share_of_pairs_and_counts_the_search),
+        cmocka_unit_test(latents_are_those_of_their_activation),
+        cmocka_unit_test(a_folded_direction_reads_what_the_norm_would),
+        cmocka_unit_test(every_failed_allocation_of_linear_models_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
