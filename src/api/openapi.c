@@ -1,6 +1,6 @@
 /* api/openapi.c — GET /openapi.json, written from the route table and the table of sampling fields.  HTTP threads. */
+#include "api/openapi.h"
 #include "api/handlers.h"
-#include "api/params.h"
 #include <string.h>
 
 /* Fields that the sampling table does not hold: name, JSON schema, for chat, for completions. */
@@ -161,7 +161,7 @@ static const char hook_schemas[] =
     "{\"type\":\"array\",\"items\":{\"type\":\"integer\"}},\"special\":{\"type\":\"boolean\",\"default\":true}}},"
     "\"RegisterHooks\":{\"type\":\"object\",\"required\":[\"hooks\"],\"properties\":{\"model\":{\"type\":\"string\"},\"hooks\":{"
     "\"type\":\"array\",\"minItems\":1,\"maxItems\":1024,\"items\":{\"$ref\":\"#/components/schemas/ActivationHook\"}}}},"
-    "\"Error\":{\"type\":\"object\",\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
+    "\"Error\":{\"type\":\"object\",\"required\":[\"error\"],\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{\"message\":{\"type\":"
     "\"string\"},\"type\":{\"type\":\"string\"},\"param\":{\"type\":[\"string\",\"null\"]},\"code\":{\"type\":\"string\"}}}}}";
 
 /* Bodies of the routes that manage models. */
@@ -187,20 +187,6 @@ static const char model_schemas[] =
     "ized_kv_start\":{\"type\":\"integer\",\"minimum\":0},\"vocab_only\":{\"const\":false},\"trust_remote_code\":"
     "{\"const\":false}}},";
 
-static const char *body_schema(const char *pattern) {
-    if (strstr(pattern, "/chat/completions")) return "ChatRequest";
-    if (strstr(pattern, "/completions")) return "CompletionRequest";
-    if (strstr(pattern, "/tokenize")) return "Tokenize";
-    if (strstr(pattern, "/detokenize")) return "Detokenize";
-    if (!strcmp(pattern, "/api/v1/models/load") || !strcmp(pattern, "/api/v1/models/estimate")) return "LoadModel";
-    if (!strcmp(pattern, "/api/v1/models/unload")) return "UnloadModel";
-    if (!strcmp(pattern, "/api/v1/models/download")) return "DownloadModel";
-    if (!strcmp(pattern, "/v1/models/load")) return "LoadModelByPath";
-    if (!strcmp(pattern, "/api/v1/sweeps")) return "Sweep";
-    if (!strcmp(pattern, "/v1/activations/hooks")) return "RegisterHooks";
-    return NULL;
-}
-
 /* "/v1/models/{id...}" → "/v1/models/{id}" */
 static void add_path(glia_buf *b, const char *pattern) {
     const char *dots = strstr(pattern, "...}");
@@ -208,27 +194,48 @@ static void add_path(glia_buf *b, const char *pattern) {
     else glia_buf_addf(b, "\"%s\"", pattern);
 }
 
-static void add_operation(glia_buf *b, const glia_http_route *r) {
-    glia_buf_addf(b, "\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : r->method[0] == 'P' ? "post" : "delete");
-    glia_json_add_cstr(b, r->summary);
-    if (strstr(r->pattern, "{id")) {
-        glia_buf_adds(b, ",\"parameters\":[{\"name\":\"id\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":"
-                         "\"string\"}}]");
+/* "{id}" and "{name}" of a pattern. */
+static void add_parameters(glia_buf *b, const char *pattern) {
+    bool first = true;
+    for (const char *at = strchr(pattern, '{'); at; at = strchr(at + 1, '{'), first = false) {
+        glia_buf_addf(b, "%s{\"name\":\"%.*s\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}",
+                      first ? ",\"parameters\":[" : ",", (int)strcspn(at + 1, ".}"), at + 1);
     }
-    const char *schema = r->method[0] == 'P' ? body_schema(r->pattern) : NULL;
-    if (schema) {
+    if (!first) glia_buf_adds(b, "]");
+}
+
+/* Errors of Anthropic's and LM Studio's shapes have the members of Error, too. */
+static void add_operation(glia_buf *b, const glia_http_route *r) {
+    glia_openapi_route known;
+    bool post = r->method[0] == 'P';
+    glia_buf_addf(b, "\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : post ? "post" : "delete");
+    glia_json_add_cstr(b, r->summary);
+    add_parameters(b, r->pattern);
+    if (!glia_openapi_body(r->pattern, &known)) known.body = "AnyObject";
+    if (post) {
         glia_buf_addf(b,
                       ",\"requestBody\":{\"required\":true,\"content\":{\"application/json\":{\"schema\":{\"$ref\":"
                       "\"#/components/schemas/%s\"}}}}",
-                      schema);
+                      known.body);
     }
-    glia_buf_adds(b, ",\"responses\":{\"200\":{\"description\":\"OK\"},\"default\":{\"description\":\"an error\","
+    glia_buf_adds(b, ",\"responses\":{\"200\":{\"description\":\"OK\"");
+    if (post && known.reply) {
+        glia_buf_addf(b, ",\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/%s\"}}",
+                      known.reply);
+        if (known.streams) {
+            static const char *const types[] = {"text/event-stream", "application/x-ndjson", "application/vnd.glia.frames",
+                                                "application/vnd.safetensors"};
+            for (size_t i = 0; i < 4; i++) glia_buf_addf(b, ",\"%s\":{}", types[i]);
+        }
+        glia_buf_adds(b, "}");
+    }
+    glia_buf_adds(b, "},\"default\":{\"description\":\"an error\","
                      "\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/Error\"}}}}}");
     if (r->open) glia_buf_adds(b, ",\"security\":[]");
     glia_buf_adds(b, "}");
 }
 
-static void add_row(glia_buf *b, const glia_param_row *row) {
+void glia_openapi_add_row(glia_buf *b, const glia_param_row *row) {
     static const char *const types[] = {"number", "integer", "boolean"};
     glia_buf_addf(b, ",\"%s\":{\"type\":\"%s\"", row->name, types[row->kind]);
     if (row->kind != GLIA_PARAM_BOOL) {
@@ -251,7 +258,7 @@ static void add_request_schema(glia_buf *b, const char *name, bool chat) {
     }
     size_t n;
     const glia_param_row *rows = glia_param_table(&n);
-    for (size_t i = 0; i < n; i++) add_row(b, &rows[i]);
+    for (size_t i = 0; i < n; i++) glia_openapi_add_row(b, &rows[i]);
     glia_buf_adds(b, "}},");
 }
 
@@ -281,6 +288,7 @@ void glia_add_openapi(glia_buf *b) {
     glia_buf_adds(b, model_schemas);
     glia_buf_adds(b, sweep_schema);
     glia_buf_adds(b, hook_schemas);
+    glia_openapi_add_families(b);
     glia_buf_adds(b, "}}}\n");
 }
 
