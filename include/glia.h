@@ -178,8 +178,8 @@ typedef enum glia_speculate {
 } glia_speculate;
 
 /* How rows leave a device (GPU).  AUTO: copied on the device first, then to the host while it computes on, without
- * waiting where the scheduler stops.  STOPS: the same, but wait.  OFF: copied to the host at each stop.  ALWAYS: as AUTO,
- * also from host memory (for tests). */
+ * waiting where the scheduler stops (CUDA and its kin; others as OFF).  STOPS: the same, but wait.  OFF: copied to the host
+ * at each stop.  ALWAYS: as AUTO for whatever device can, and from host memory, too (for tests). */
 typedef enum glia_staging_mode {
     GLIA_STAGING_AUTO = 0, GLIA_STAGING_OFF, GLIA_STAGING_STOPS, GLIA_STAGING_ALWAYS
 } glia_staging_mode;

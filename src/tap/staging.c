@@ -55,11 +55,19 @@ static void synchronize(ggml_backend_t backend) {
 
 /* ------------------------------------------------------------------ lanes */
 
+/* Backends of this one source, on which order without waiting was measured to hold (bench/gpu). */
+static bool is_cuda(ggml_backend_dev_t dev) {
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(dev);
+    const char *name = reg ? ggml_backend_reg_name(reg) : "";
+    return !strcmp(name, "CUDA") || !strcmp(name, "ROCm") || !strcmp(name, "MUSA");
+}
+
 static bool can_stage(ggml_backend_dev_t dev, bool host_too) {
     struct ggml_backend_dev_props props;
     if (!dev) return false;
     ggml_backend_dev_get_props(dev, &props);
     if (host_too && props.type == GGML_BACKEND_DEVICE_TYPE_CPU) return true;
+    if (!host_too && !is_cuda(dev)) return false;
     return props.caps.async && props.caps.events && props.caps.host_buffer &&
            props.type == GGML_BACKEND_DEVICE_TYPE_GPU && !ggml_backend_buft_is_host(ggml_backend_dev_buffer_type(dev));
 }
