@@ -7,6 +7,7 @@
 #include "glia.h"
 
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,7 +40,7 @@ static const char *const work_name[N_WORKS] = {"prefill", "decode"};
 typedef struct bench {
     glia_model *model;
     glia_model_info info;
-    int32_t n_prefill, n_decode;
+    int32_t n_prefill, n_decode, n_streams;
     int n_rounds;
     bool json;
     uint64_t *sum; /* of all bytes that come, in their order; NULL: not wanted */
@@ -109,60 +110,87 @@ static void add_sum(uint64_t *sum, const float *data, size_t n) {
     *sum = h[0] ^ (h[1] << 1 | h[1] >> 63) ^ (h[2] << 2 | h[2] >> 62) ^ (h[3] << 3 | h[3] >> 61);
 }
 
-/* One request; prefill: from submit to its end, decode: from the first token to the end. */
-static sample run(bench *b, enum work work, enum mode mode) {
-    int32_t n_prompt = work == WORK_PREFILL ? b->n_prefill : 16;
-    int32_t *prompt = malloc(sizeof *prompt * (size_t)n_prompt);
-    if (!prompt) die("out of memory", NULL);
-    for (int32_t i = 0; i < n_prompt; i++) {
-        b->seed = b->seed * 1664525u + 1013904223u;
-        /* the first ids of most vocabularies are control tokens */
-        int32_t skip = b->info.n_vocab > 2000 ? 1000 : 0;
-        prompt[i] = skip + (int32_t)((b->seed >> 8) % (uint32_t)(b->info.n_vocab - skip));
-    }
+typedef struct stream {
+    bench *b;
+    enum work work;
+    enum mode mode;
+    int32_t *prompt, n_prompt;
+    double first; /* when its first token came */
+    sample s;
+} stream;
+
+/* One request to its end. */
+static void *run_stream(void *arg) {
+    stream *t = arg;
+    bench *b = t->b;
     glia_request_params p;
     glia_request_params_init(&p);
-    p.prompt = prompt;
-    p.n_prompt = (size_t)n_prompt;
-    p.max_tokens = work == WORK_PREFILL ? 1 : b->n_decode + 1;
+    p.prompt = t->prompt, p.n_prompt = (size_t)t->n_prompt;
+    p.max_tokens = t->work == WORK_PREFILL ? 1 : b->n_decode + 1;
     p.sampling.temperature = 0;
     p.sampling.n_logprobs = -1;
     p.sampling.ignore_eos = true;
     p.no_cache = true;
-    p.hooks = b->hooks[mode];
-    p.n_hooks = b->n_hooks[mode];
-
-    sample s = {0};
+    p.hooks = b->hooks[t->mode];
+    p.n_hooks = b->n_hooks[t->mode];
     glia_err err = {0};
     glia_request *r = NULL;
-    double t0 = now();
     if (glia_request_submit(&r, b->model, &p, &err)) die("submit", &err);
     for (bool done = false; !done;) {
         glia_event *ev = glia_request_next(r, -1);
         if (!ev) die("the queue ended early", NULL);
         switch (ev->kind) {
         case GLIA_EVENT_TOKEN:
-            if (work == WORK_DECODE && ev->u.token.index == 0) t0 = now();
-            s.n_tokens++;
+            if (ev->u.token.index == 0) t->first = now();
+            t->s.n_tokens++;
             break;
         case GLIA_EVENT_ACTIVATIONS:
             for (size_t i = 0; i < ev->u.activations.n_frames; i++) {
                 const glia_frame *f = &ev->u.activations.frames[i];
-                s.bytes += sizeof(float) * (uint64_t)f->n_rows * (uint64_t)f->width;
+                t->s.bytes += sizeof(float) * (uint64_t)f->n_rows * (uint64_t)f->width;
                 if (b->sum) add_sum(b->sum, f->data, (size_t)f->n_rows * (size_t)f->width);
             }
             break;
         case GLIA_EVENT_DONE: done = true; break;
         case GLIA_EVENT_ERROR: die("request", &ev->u.error); break;
-        case GLIA_EVENT_PROMPT_TOKEN:
-        case GLIA_EVENT_PROGRESS: break;
+        default: break;
         }
         glia_event_free(ev);
     }
-    s.seconds = now() - t0;
-    s.n_tokens = work == WORK_PREFILL ? n_prompt : s.n_tokens - 1;
     glia_request_free(r);
-    free(prompt);
+    return NULL;
+}
+
+/* All streams at once; prefill: from submit to the end, decode: from the last first token to the end of all. */
+static sample run(bench *b, enum work work, enum mode mode) {
+    enum { MOST = 64 };
+    stream t[MOST];
+    pthread_t thread[MOST];
+    int32_t n_prompt = work == WORK_PREFILL ? b->n_prefill : 16;
+    for (int32_t i = 0; i < b->n_streams; i++) {
+        t[i] = (stream){.b = b, .work = work, .mode = mode, .n_prompt = n_prompt};
+        if (!(t[i].prompt = malloc(sizeof *t[i].prompt * (size_t)n_prompt))) die("out of memory", NULL);
+        for (int32_t k = 0; k < n_prompt; k++) {
+            b->seed = b->seed * 1664525u + 1013904223u;
+            /* the first ids of most vocabularies are control tokens */
+            int32_t skip = b->info.n_vocab > 2000 ? 1000 : 0;
+            t[i].prompt[k] = skip + (int32_t)((b->seed >> 8) % (uint32_t)(b->info.n_vocab - skip));
+        }
+    }
+    double t0 = now();
+    for (int32_t i = 1; i < b->n_streams; i++) {
+        if (pthread_create(&thread[i], NULL, run_stream, &t[i])) die("cannot start a thread", NULL);
+    }
+    run_stream(&t[0]);
+    for (int32_t i = 1; i < b->n_streams; i++) pthread_join(thread[i], NULL);
+    sample s = {.seconds = now()};
+    for (int32_t i = 0; i < b->n_streams; i++) {
+        if (work == WORK_DECODE && t[i].first > t0) t0 = t[i].first;
+        s.bytes += t[i].s.bytes;
+        s.n_tokens += work == WORK_PREFILL ? n_prompt : t[i].s.n_tokens - 1;
+        free(t[i].prompt);
+    }
+    s.seconds -= t0;
     return s;
 }
 
@@ -189,9 +217,9 @@ static void compare(bench *b, enum work work, enum mode mode) {
     double r = median(ratio, b->n_rounds), t0 = median(base, b->n_rounds), t1 = median(with, b->n_rounds);
     double mib = (double)s.bytes / 1048576.0;
     if (b->json) {
-        printf("{\"work\": \"%s\", \"capture\": \"%s\", \"tokens\": %d, \"hooks\": %zu, \"ratio\": %.4f, \"min\": %.4f, "
+        printf("{\"work\": \"%s\", \"streams\": %d, \"capture\": \"%s\", \"tokens\": %d, \"hooks\": %zu, \"ratio\": %.4f, \"min\": %.4f, "
                "\"max\": %.4f, \"base_s\": %.5f, \"with_s\": %.5f, \"mib\": %.3f}\n",
-               work_name[work], mode_name[mode], s.n_tokens, b->n_hooks[mode], r, ratio[0], ratio[b->n_rounds - 1], t0,
+               work_name[work], b->n_streams, mode_name[mode], s.n_tokens, b->n_hooks[mode], r, ratio[0], ratio[b->n_rounds - 1], t0,
                t1, mib);
     } else {
         printf("%-8s %-32s %4d tokens  %7.1f tok/s  time x %.3f (%.3f..%.3f)  %8.2f MiB  %6.2f GB/s\n", work_name[work],
@@ -213,6 +241,35 @@ static void print_sums(bench *b) {
     }
 }
 
+/* Opening the model with and without the cached verdict of the dry run. */
+static void bench_loads(bench *b, const glia_model_params *mp, int n) {
+    for (int cached = 0; cached < 2; cached++) {
+        double open[64], map[64], prove[64];
+        for (int i = -cached; i < n; i++) { /* the first of the cached ones may have to write the verdict */
+            glia_model_params p = *mp;
+            glia_model *m;
+            glia_model_info info;
+            glia_err err = {0};
+            p.atlas_cache = cached;
+            double t0 = now();
+            if (glia_model_open(&m, &p, &err)) die("model", &err);
+            int k = i < 0 ? 0 : i;
+            open[k] = 1e3 * (now() - t0);
+            glia_model_get_info(m, &info);
+            map[k] = info.map_ms, prove[k] = info.prove_ms;
+            glia_model_close(m);
+        }
+        double o = median(open, n), a = median(map, n), q = median(prove, n);
+        if (b->json)
+            printf("{\"load\": \"%s\", \"open_ms\": %.1f, \"map_ms\": %.2f, \"prove_ms\": %.2f}\n",
+                   cached ? "cached" : "proven", o, a, q);
+        else
+            printf("load, %-19s %8.1f ms, of which map %.2f ms, proof %.2f ms (%.1f %%)\n",
+                   cached ? "verdict cached:" : "proven anew:", o, a, q, 100 * (a + q) / o);
+        fflush(stdout);
+    }
+}
+
 static bool staging_of(const char *name, glia_staging_mode *out) {
     static const char *const names[] = {"auto", "off", "stops", "always"};
     for (int i = 0; i < 4; i++) {
@@ -222,7 +279,9 @@ static bool staging_of(const char *name, glia_staging_mode *out) {
 }
 
 int main(int argc, char **argv) {
-    bench b = {.n_prefill = 512, .n_decode = 128, .n_rounds = 7, .seed = 1};
+    bench b = {.n_prefill = 512, .n_decode = 128, .n_streams = 1, .n_rounds = 7, .seed = 1};
+    const char *only_work = NULL;
+    int n_loads = 0;
     bool only_attention = false, no_attention = false, sums = false;
     glia_model_params mp;
     glia_model_params_init(&mp);
@@ -238,25 +297,35 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--rounds")) b.n_rounds = atoi(value);
         else if (!strcmp(argv[i], "--prefill")) b.n_prefill = atoi(value);
         else if (!strcmp(argv[i], "--decode")) b.n_decode = atoi(value);
+        else if (!strcmp(argv[i], "--streams")) b.n_streams = atoi(value);
+        else if (!strcmp(argv[i], "--work")) only_work = value;
+        else if (!strcmp(argv[i], "--loads")) n_loads = atoi(value);
         else if (!strcmp(argv[i], "--threads")) mp.n_threads = atoi(value);
         else if (!strcmp(argv[i], "--flash-attn")) mp.flash = strcmp(value, "off") ? GLIA_FLASH_ON : GLIA_FLASH_OFF;
         else if (!strcmp(argv[i], "--staging") && staging_of(value, &mp.staging)) {}
         else if (!strcmp(argv[i], "--gpu-layers")) mp.n_gpu_layers = atoi(value);
         else {
-            fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--threads N] "
+            fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--streams N] "
+                            "[--work prefill|decode] [--loads N] [--threads N] "
                             "[--gpu-layers N] [--flash-attn on|off] [--staging auto|off|stops|always] "
                             "[--attention | --no-attention] [--sums] [--json]\n");
             return 2;
         }
         i++;
     }
-    if (!mp.path || b.n_rounds < 1 || b.n_rounds > 64 || b.n_prefill < 1 || b.n_decode < 1) {
-        fprintf(stderr, "bench_tap: --model is needed, --rounds is 1 to 64, lengths are at least 1\n");
+    if (!mp.path || b.n_rounds < 1 || b.n_rounds > 64 || b.n_prefill < 1 || b.n_decode < 1 ||
+        b.n_streams < 1 || b.n_streams > 64 || n_loads < 0 || n_loads > 64) {
+        fprintf(stderr, "bench_tap: --model is needed, --rounds, --streams and --loads are at most 64, lengths at least 1\n");
         return 2;
     }
     mp.n_ctx = (b.n_prefill > b.n_decode + 16 ? b.n_prefill : b.n_decode + 16) + 16;
     mp.capture_bytes = (size_t)16 << 30;
+    mp.n_parallel = b.n_streams;
     glia_err err = {0};
+    if (n_loads) {
+        bench_loads(&b, &mp, n_loads);
+        return 0;
+    }
     if (glia_model_open(&b.model, &mp, &err)) die("model", &err);
     glia_model_get_info(b.model, &b.info);
     if (b.info.hooks_refused) die(b.info.hooks_refused, NULL);
@@ -269,6 +338,7 @@ int main(int argc, char **argv) {
     if (sums) print_sums(&b), n_modes = 0;
     for (int m = 0; m < n_modes; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
     for (int w = 0; w < N_WORKS; w++) {
+        if (only_work && strcmp(only_work, work_name[w])) continue;
         for (int m = MODE_NONE; m < n_modes; m++) {
             if (m == MODE_NONE || !only_attention || m >= MODE_PROBS_ONE) compare(&b, (enum work)w, (enum mode)m);
         }

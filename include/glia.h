@@ -269,6 +269,7 @@ typedef struct glia_model_info {
     int32_t n_vector;     /* floats of a text's vector */
     glia_pooling pooling; /* of its vectors, as its file says; MEAN when it says nothing */
     const char *embeddings_refused; /* why no vectors can be had, NULL when they can */
+    double map_ms, prove_ms; /* what finding the points cost at load; prove_ms is near 0 when the verdict was cached */
     const char *hooks_refused; /* why no hook can be served at all, NULL when they can */
 } glia_model_info;
 

@@ -171,7 +171,8 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
             goto done;
         }
     }
-    glia_log(GLIA_LOG_DEBUG, "atlas: mapped in %.1f ms, proven in %.1f ms", mapped - began, glia_now_ms() - mapped);
+    m->info.map_ms = mapped - began, m->info.prove_ms = glia_now_ms() - mapped;
+    glia_log(GLIA_LOG_DEBUG, "atlas: mapped in %.1f ms, proven in %.1f ms", m->info.map_ms, m->info.prove_ms);
     if (m->atlas) m->info.hooks_refused = m->atlas->refused;
     st = GLIA_OK;
     *out = w, w = NULL;
