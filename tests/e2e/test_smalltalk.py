@@ -161,7 +161,7 @@ def setUpModule():
     server = harness.Server(args=["--alias", "%s=%s" % (ALIAS, os.path.splitext(os.path.basename(harness.MODEL))[0])])
     fakes = {name: Fake(answer) for name, answer in FAKES.items()}
     settings = {name: fake.url for name, fake in fakes.items()}
-    settings.update(alias=ALIAS, url="http://127.0.0.1:%d" % server.port, model=server.model)
+    settings.update(alias=ALIAS, path=harness.MODEL, url="http://127.0.0.1:%d" % server.port, model=server.model)
     try:
         for dialect, runner in RUNNERS.items():
             folder = tempfile.mkdtemp(prefix="glia-smalltalk-")
