@@ -116,6 +116,44 @@ FAKES = {
 }
 
 
+def readme_examples():
+    """The code blocks of the README, each as the body of a method; `"=> x"` behind a statement becomes an assertion."""
+    with open(os.path.join(CLIENT, "README.md"), encoding="utf-8") as f:
+        blocks = re.findall(r"```smalltalk\n(.*?)```", f.read(), re.S)
+    methods = []
+    for block in blocks:
+        lines = []
+        for line in block.split("\n"):
+            m = re.match(r"(.*?)\.\s+\"=> (.*)\"$", line)
+            lines.append("self assert: (%s) is: (%s)." % m.groups() if m else line)
+        names = sorted(set(re.findall(r"(?m)^(\w+) :=", block)))
+        methods.append("\t| %s |\n%s" % (" ".join(names), "\n".join("\t" + l for l in lines)))
+    return methods
+
+
+def readme_class():
+    body = "".join("testExample%d\n%s!\n\n" % (n, m.rstrip()) for n, m in enumerate(readme_examples(), 1))
+    return """
+NeuroScopeTest subclass: #NSReadmeTest
+	instanceVariableNames: 'old'
+	classVariableNames: ''
+	poolDictionaries: ''
+	category: 'NeuroScope-Tests'!
+
+!NSReadmeTest methodsFor: 'tests'!
+setUp
+	super setUp.
+	old := LMStudioRESTClient default.
+	client maxTokens: 16.
+	LMStudioRESTClient default: client!
+
+tearDown
+	LMStudioRESTClient default: old!
+
+%s! !
+""" % body.rstrip().rstrip("!")
+
+
 def settings_chunk(settings):
     return "".join("NeuroScopeTest settings at: '%s' put: '%s'!\n" % item for item in settings.items())
 
@@ -123,7 +161,7 @@ def settings_chunk(settings):
 def run_gst(settings, folder):
     boot = os.path.join(folder, "boot.st")
     with open(boot, "w") as f:
-        f.write(settings_chunk(settings) + GST_BOOT)
+        f.write(readme_class() + settings_chunk(settings) + GST_BOOT)
     files = [package(p) for p in DIALECTS["gst"] if os.path.exists(package(p))]
     done = subprocess.run([RUN, FOLDER, "gst", "-g", "-I", os.path.join(FOLDER, "gst.im"), "--no-user-files"] + files + [boot],
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT_S, env=dict(os.environ, HOME=folder))
@@ -131,7 +169,7 @@ def run_gst(settings, folder):
 
 
 def run_squeak(settings, folder):
-    sources = [read(p) for p in DIALECTS["squeak"] if os.path.exists(package(p))] + [settings_chunk(settings)]
+    sources = [read(p) for p in DIALECTS["squeak"] if os.path.exists(package(p))] + [readme_class(), settings_chunk(settings)]
     with open(os.path.join(folder, "bundle.st"), "w", encoding="utf-8") as f:
         f.write("\n".join(sources).replace("\n", "\r"))
     with open(os.path.join(folder, "boot.st"), "w") as f:
@@ -153,30 +191,44 @@ MESSAGES = [{"role": "system", "content": "You answer in one short sentence."},
             {"role": "user", "content": "Why is the sky blue?"}]
 RUNNERS = {"gst": run_gst, "squeak": run_squeak}
 REPORTS = {}
+servers = {}
 server = None
 
 
+def run_dialect(dialect, settings):
+    folder = tempfile.mkdtemp(prefix="glia-smalltalk-")
+    try:
+        own = dict(settings, url="http://127.0.0.1:%d" % servers[dialect].port, model=servers[dialect].model)
+        REPORTS[dialect] = RUNNERS[dialect](own, folder).split("\n")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def setUpModule():
+    """A server for each dialect, since registered hooks are everybody's; both run at once."""
     global server
-    server = harness.Server(args=["--alias", "%s=%s" % (ALIAS, os.path.splitext(os.path.basename(harness.MODEL))[0])])
+    model = os.path.splitext(os.path.basename(harness.MODEL))[0]
     fakes = {name: Fake(answer) for name, answer in FAKES.items()}
     settings = {name: fake.url for name, fake in fakes.items()}
-    settings.update(alias=ALIAS, path=harness.MODEL, url="http://127.0.0.1:%d" % server.port, model=server.model)
+    settings.update(alias=ALIAS, path=harness.MODEL)
     try:
-        for dialect, runner in RUNNERS.items():
-            folder = tempfile.mkdtemp(prefix="glia-smalltalk-")
-            try:
-                REPORTS[dialect] = runner(settings, folder).split("\n")
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        for dialect in RUNNERS:
+            servers[dialect] = server = harness.Server(args=["--alias", "%s=%s" % (ALIAS, model)])
+        threads = [threading.Thread(target=run_dialect, args=(dialect, settings)) for dialect in RUNNERS]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        for dialect in RUNNERS:
+            REPORTS.setdefault(dialect, ["load: the dialect could not be run, see above"])
     finally:
         for fake in fakes.values():
             fake.close()
 
 
 def tearDownModule():
-    if server:
-        server.stop()
+    for s in servers.values():
+        s.stop()
 
 
 def smalltalk_tests():
@@ -185,6 +237,7 @@ def smalltalk_tests():
     for part in re.split(r"(?m)^!(?=\w+ methodsFor:)", read("Tests"))[1:]:
         for selector in re.findall(r"(?m)^(test\w+)$", part):
             found.append((part.split()[0], selector))
+    found += [("NSReadmeTest", "testExample%d" % n) for n in range(1, len(readme_examples()) + 1)]
     return found
 
 
