@@ -26,7 +26,9 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
     app->registered = glia_registered_new();
     app->history = glia_history_new(GLIA_HISTORY_TURNS, GLIA_HISTORY_BYTES);
     app->capture_memory = glia_capture_memory_new(p->capture_bytes ? p->capture_bytes : (size_t)2 * GIB);
-    glia_status st = app->tasks && app->history && app->registered && app->capture_memory ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "out of memory");
+    glia_status st = app->tasks && app->history && app->registered && app->capture_memory
+                         ? GLIA_OK
+                         : glia_fail(err, GLIA_ENOMEM, "out of memory");
     if (!st) st = make_catalogue(app, p, err);
     if (!st && p->n_mirrors) st = glia_catalogue_new(&app->mirror, p->mirrors, p->n_mirrors, NULL, err);
     if (!st && !(app->downloads = glia_downloads_new())) st = glia_fail(err, GLIA_ENOMEM, "out of memory");

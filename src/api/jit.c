@@ -23,7 +23,8 @@ static int wait_start(void *self, glia_http_request *rq) {
     glia_watched w;
     glia_watch_get(((wait *)self)->watch, &w);
     if (w.state == GLIA_LOAD_LOADING) return GLIA_HTTP_WAIT;
-    if (w.state != GLIA_LOAD_GONE || !w.err.status) return GLIA_HTTP_AGAIN; /* ready; or unloaded: the handler says so */
+    if (w.state != GLIA_LOAD_GONE || !w.err.status)
+        return GLIA_HTTP_AGAIN;                                            /* ready; or unloaded: the handler says so */
     if (w.err.status == GLIA_ECANCELLED) w.err.status = GLIA_EUNAVAILABLE; /* not by this client */
     (void)glia_http_reply_error(rq, &w.err);
     return GLIA_HTTP_END;
@@ -92,6 +93,7 @@ void glia_app_before(void *ud, glia_http_request *rq) {
     }
     if (glia_registry_want(app->models, name, &o, &watch, &err)) return; /* the handler finds the same */
     glia_watch_get(watch, &now);
-    if (now.state == GLIA_LOAD_READY && !now.evictable) glia_watch_free(watch); /* it stays: nothing to wait or hold for */
+    if (now.state == GLIA_LOAD_READY && !now.evictable)
+        glia_watch_free(watch); /* it stays: nothing to wait or hold for */
     else wait_for(rq, watch);
 }

@@ -29,7 +29,8 @@ static glia_status parse_wish(yyjson_val *root, wish *w, glia_err *err) {
     if (!st) st = glia_json_str(root, "", "sha256", &w->sha256, err);
     if (st) return st;
     if (!w->model || !w->model[0])
-        return glia_fail_at(err, GLIA_EINVAL, "model", "model is missing: publisher/name of the mirror, or a file: URL");
+        return glia_fail_at(err, GLIA_EINVAL, "model",
+                            "model is missing: publisher/name of the mirror, or a file: URL");
     if (w->sha256 && (strlen(w->sha256) != 64 || strspn(w->sha256, "0123456789abcdefABCDEF") != 64))
         return glia_fail_at(err, GLIA_EINVAL, "sha256", "sha256 must have 64 hexadecimal digits");
     return GLIA_OK;
@@ -47,12 +48,14 @@ static glia_status path_of_url(const char *url, char out[PATH_BYTES], glia_err *
     if (!strncmp(p, "//localhost/", 12)) p += 11;
     else if (!strncmp(p, "///", 3)) p += 2;
     if (p[0] != '/' || p[1] == '/')
-        return glia_fail_at(err, GLIA_EINVAL, "model", "model: a file: URL must name an absolute path: file:///folder/file.gguf");
+        return glia_fail_at(err, GLIA_EINVAL, "model",
+                            "model: a file: URL must name an absolute path: file:///folder/file.gguf");
     for (; *p; p++) {
         int a = *p == '%' ? hex(p[1]) : -1, b = a >= 0 ? hex(p[2]) : -1;
         char c = *p;
         if (*p == '%') {
-            if (b < 0 || !(a * 16 + b)) return glia_fail_at(err, GLIA_EINVAL, "model", "model: a bad %%-escape in the URL");
+            if (b < 0 || !(a * 16 + b))
+                return glia_fail_at(err, GLIA_EINVAL, "model", "model: a bad %%-escape in the URL");
             c = (char)(a * 16 + b), p += 2;
         }
         if (n + 1 >= PATH_BYTES) return glia_fail_at(err, GLIA_EINVAL, "model", "model: the path is too long");
@@ -62,7 +65,9 @@ static glia_status path_of_url(const char *url, char out[PATH_BYTES], glia_err *
     return GLIA_OK;
 }
 
-static bool is_quant(const glia_model_file *f, const char *q) { return !q || !strcasecmp(glia_gguf_quant(&f->head), q); }
+static bool is_quant(const glia_model_file *f, const char *q) {
+    return !q || !strcasecmp(glia_gguf_quant(&f->head), q);
+}
 
 /* Of the variants of the model that was found, the one with this quantization. */
 static const glia_model_file *variant_of(const glia_models *m, const glia_model_file *f, const char *q) {
@@ -76,14 +81,21 @@ static const glia_model_file *variant_of(const glia_models *m, const glia_model_
 static glia_status from_mirror(glia_app *app, const wish *w, glia_model_file *out, glia_err *err) {
     const glia_models *m;
     if (!app->mirror)
-        return glia_fail_at(err, GLIA_EINVAL, "model",
-                            "this server has no mirror to take models from: start it with --mirror DIR, or name a file: URL");
+        return glia_fail_at(
+            err, GLIA_EINVAL, "model",
+            "this server has no mirror to take models from: start it with --mirror DIR, or name a file: URL");
     glia_status st = glia_catalogue_get(app->mirror, FRESH_MS, &m, err);
     if (st) return st;
     const glia_model_file *f = glia_models_find(m, w->model, err), *v = f ? variant_of(m, f, w->quantization) : NULL;
-    if (!f) st = err->status == GLIA_ENOTFOUND ? glia_fail_at(err, GLIA_EMODEL, "model", "no model \"%.120s\" in the mirror", w->model) : err->status;
-    else if (!v) st = glia_fail_at(err, GLIA_EINVAL, "quantization", "\"%.120s\" is not there as %.20s", f->base, w->quantization);
-    else if (v->problem) st = glia_fail_at(err, GLIA_EINVAL, "model", "\"%.120s\" of the mirror: %s", v->key, v->problem);
+    if (!f)
+        st = err->status == GLIA_ENOTFOUND
+                 ? glia_fail_at(err, GLIA_EMODEL, "model", "no model \"%.120s\" in the mirror", w->model)
+                 : err->status;
+    else if (!v)
+        st = glia_fail_at(err, GLIA_EINVAL, "quantization", "\"%.120s\" is not there as %.20s", f->base,
+                          w->quantization);
+    else if (v->problem)
+        st = glia_fail_at(err, GLIA_EINVAL, "model", "\"%.120s\" of the mirror: %s", v->key, v->problem);
     else st = glia_model_file_copy(out, v, err);
     glia_models_unref(m);
     return st;
@@ -93,9 +105,10 @@ static glia_status find_source(glia_app *app, const wish *w, glia_model_file *ou
     char path[PATH_BYTES];
     if (strncasecmp(w->model, "file:", 5) != 0) {
         if (strstr(w->model, "://"))
-            return glia_fail_at(err, GLIA_EINVAL, "model",
-                                "this server opens no connections: fetch the file yourself and name a file: URL, or use "
-                                "--mirror DIR");
+            return glia_fail_at(
+                err, GLIA_EINVAL, "model",
+                "this server opens no connections: fetch the file yourself and name a file: URL, or use "
+                "--mirror DIR");
         return from_mirror(app, w, out, err);
     }
     glia_status st = path_of_url(w->model, path, err);
@@ -132,7 +145,8 @@ static void add_job(glia_buf *b, const glia_download_info *i, bool progress) {
         (void)clock_gettime(CLOCK_REALTIME, &now);
         glia_buf_adds(b, ",\"bytes_per_second\":");
         glia_json_add_num(b, i->bytes_per_second);
-        add_time(b, "estimated_completion", (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + (int64_t)(left * 1000));
+        add_time(b, "estimated_completion",
+                 (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + (int64_t)(left * 1000));
     }
     if (i->state == GLIA_DOWNLOAD_COMPLETED) add_time(b, "completed_at", i->ended_ms);
     if (i->state == GLIA_DOWNLOAD_FAILED) {
@@ -156,9 +170,11 @@ void glia_on_v1_download(void *ud, glia_http_request *rq) {
     glia_status st = glia_json_parse_object(&doc, &root, body, n, &err);
     if (!st) st = parse_wish(root, &w, &err);
     if (!st) st = find_source(app, &w, &from, &err);
-    if (!st && !folder) st = glia_fail(&err, GLIA_EUNAVAILABLE, "there is no model folder: start the server with --models-dir");
+    if (!st && !folder)
+        st = glia_fail(&err, GLIA_EUNAVAILABLE, "there is no model folder: start the server with --models-dir");
     if (!st && w.sha256 && from.n_parts > 1)
-        st = glia_fail_at(&err, GLIA_EINVAL, "sha256", "sha256 is of one file, this model has %llu", (unsigned long long)from.n_parts);
+        st = glia_fail_at(&err, GLIA_EINVAL, "sha256", "sha256 is of one file, this model has %llu",
+                          (unsigned long long)from.n_parts);
     if (!st) st = glia_download_start(app->downloads, &from, folder, w.sha256, &info, &already, &err);
     glia_model_file_clear(&from);
     yyjson_doc_free(doc);

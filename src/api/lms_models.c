@@ -30,8 +30,9 @@ static void add_v0(glia_buf *b, const char *id, const glia_model_file *f, const 
     glia_json_add_cstr(b, f->publisher);
     glia_buf_adds(b, ",\"arch\":");
     glia_json_add_cstr(b, f->head.arch);
-    glia_buf_addf(b, ",\"compatibility_type\":\"gguf\",\"quantization\":\"%s\",\"state\":\"%s\",\"max_context_length\":%llu",
-                  glia_gguf_quant(&f->head), loaded ? "loaded" : "not-loaded", (unsigned long long)f->head.n_ctx_train);
+    glia_buf_addf(
+        b, ",\"compatibility_type\":\"gguf\",\"quantization\":\"%s\",\"state\":\"%s\",\"max_context_length\":%llu",
+        glia_gguf_quant(&f->head), loaded ? "loaded" : "not-loaded", (unsigned long long)f->head.n_ctx_train);
     if (loaded) glia_buf_addf(b, ",\"loaded_context_length\":%d", (int)context_of(i));
     if (f->head.template_tools && !embedding) glia_buf_adds(b, ",\"capabilities\":[\"tool_use\"]");
     glia_buf_adds(b, "}");
@@ -97,8 +98,7 @@ void glia_add_load_config(glia_buf *b, const glia_model_file *f, glia_model *m, 
                       (int)info.n_parallel, info.flash_attention ? "true" : "false");
         if (f->head.n_expert) glia_buf_addf(b, ",\"num_experts\":%llu", (unsigned long long)f->head.n_expert_used);
         glia_buf_addf(b, ",\"offload_kv_cache_to_gpu\":%s,\"kv_cache_type\":\"%s\"",
-                      p->n_gpu_layers != 0 && glia_has_gpu() ? "true" : "false",
-                      glia_kv_name(p->kv_type));
+                      p->n_gpu_layers != 0 && glia_has_gpu() ? "true" : "false", glia_kv_name(p->kv_type));
     }
     glia_buf_adds(b, "}");
 }
@@ -110,9 +110,11 @@ static void add_instance(glia_buf *b, const glia_instance *i) {
     glia_json_add_cstr(b, i->id);
     glia_buf_adds(b, ",\"config\":");
     glia_add_load_config(b, i->file, i->model, i->params);
-    glia_buf_addf(b, ",\"memory\":{\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu,\"estimated_bytes\":%llu}",
-                  (unsigned long long)info.weights_bytes, (unsigned long long)info.cache_bytes,
-                  (unsigned long long)info.compute_bytes, (unsigned long long)i->footprint.total);
+    glia_buf_addf(
+        b,
+        ",\"memory\":{\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu,\"estimated_bytes\":%llu}",
+        (unsigned long long)info.weights_bytes, (unsigned long long)info.cache_bytes,
+        (unsigned long long)info.compute_bytes, (unsigned long long)i->footprint.total);
     glia_buf_addf(b, ",\"in_use\":%zu,\"ttl_seconds\":", i->n_holds);
     if (i->ttl_ms) glia_json_add_num(b, (double)i->ttl_ms / 1000);
     else glia_buf_adds(b, "null");
@@ -155,8 +157,10 @@ static void add_variants(glia_buf *b, const glia_view_models *v, const glia_mode
 
 static void add_capabilities(glia_buf *b, const glia_gguf *g) {
     /* images need an engine that reads them, whatever files are there */
-    glia_buf_addf(b, ",\"capabilities\":{\"vision\":false,\"trained_for_tool_use\":%s", g->template_tools ? "true" : "false");
-    if (g->template_thinking) glia_buf_adds(b, ",\"reasoning\":{\"allowed_options\":[\"off\",\"on\"],\"default\":\"on\"}");
+    glia_buf_addf(b, ",\"capabilities\":{\"vision\":false,\"trained_for_tool_use\":%s",
+                  g->template_tools ? "true" : "false");
+    if (g->template_thinking)
+        glia_buf_adds(b, ",\"reasoning\":{\"allowed_options\":[\"off\",\"on\"],\"default\":\"on\"}");
     glia_buf_adds(b, "}");
 }
 

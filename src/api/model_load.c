@@ -15,10 +15,20 @@ enum { POLL_MS = 100 };
 
 /* ------------------------------------------------------------------ the body of a load */
 
-static const char *const load_keys[] = {"model",      "context_length", "eval_batch_size", "flash_attention",
-                                        "num_experts", "offload_kv_cache_to_gpu", "echo_load_config", "identifier",
-                                        "ttl",        "parallel",       "kv_cache_type",   "gpu_layers",
-                                        "new_instance", NULL};
+static const char *const load_keys[] = {"model",
+                                        "context_length",
+                                        "eval_batch_size",
+                                        "flash_attention",
+                                        "num_experts",
+                                        "offload_kv_cache_to_gpu",
+                                        "echo_load_config",
+                                        "identifier",
+                                        "ttl",
+                                        "parallel",
+                                        "kv_cache_type",
+                                        "gpu_layers",
+                                        "new_instance",
+                                        NULL};
 static const char *const unload_keys[] = {"instance_id", "when_busy", NULL};
 
 glia_status glia_json_only(yyjson_val *root, const char *const *keys, glia_err *err) {
@@ -35,7 +45,8 @@ glia_status glia_json_only(yyjson_val *root, const char *const *keys, glia_err *
     return GLIA_OK;
 }
 
-static glia_status parse_size(yyjson_val *root, const char *key, int64_t min, int64_t max, int32_t *out, glia_err *err) {
+static glia_status parse_size(yyjson_val *root, const char *key, int64_t min, int64_t max, int32_t *out,
+                              glia_err *err) {
     int64_t v = *out;
     glia_status st = glia_json_int(root, "", key, min, max, &v, NULL, err);
     if (!st) *out = (int32_t)v;
@@ -79,7 +90,8 @@ static glia_status check_fixed(glia_app *app, yyjson_val *root, const char *mode
     const glia_instance *in;
     const glia_model_file *f;
     if ((st = glia_view_open(&v, app, err))) return st;
-    uint64_t used = !glia_view_find(&v, glia_registry_unalias(app->models, model), &in, &f, err) ? f->head.n_expert_used : 0;
+    uint64_t used =
+        !glia_view_find(&v, glia_registry_unalias(app->models, model), &in, &f, err) ? f->head.n_expert_used : 0;
     glia_view_clear(&v);
     if (used == (uint64_t)experts) return GLIA_OK;
     return glia_fail_at(err, GLIA_EINVAL, "num_experts",
@@ -183,14 +195,16 @@ void glia_on_v1_load(void *ud, glia_http_request *rq) {
     if (!open_body(rq, &doc, &root)) return;
     glia_load_request parsed, *l;
     glia_status st = glia_load_parse(app, root, &parsed, &err);
-    if (!st && !(l = glia_memdup(&parsed, sizeof parsed))) st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
+    if (!st && !(l = glia_memdup(&parsed, sizeof parsed)))
+        st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
     if (st) {
         yyjson_doc_free(doc);
         (void)glia_http_reply_error(rq, &err);
         return;
     }
     l->doc = doc;
-    glia_task_serve(app->tasks, rq, &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
+    glia_task_serve(app->tasks, rq,
+                    &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
 }
 
 /* ------------------------------------------------------------------ unload */
@@ -204,7 +218,8 @@ static glia_status unload_work(glia_task *t, void *ud, glia_buf *b, glia_err *er
     unload *u = ud;
     glia_watched now;
     do {
-        if (glia_task_cancelled(t)) return glia_fail(err, GLIA_ECANCELLED, "the client left; the model is unloaded all the same");
+        if (glia_task_cancelled(t))
+            return glia_fail(err, GLIA_ECANCELLED, "the client left; the model is unloaded all the same");
         glia_watch_get(u->watch, &now);
         (void)glia_watch_wait(u->watch, now.state, POLL_MS);
     } while (now.state != GLIA_LOAD_GONE);
@@ -224,12 +239,14 @@ static glia_status parse_unload(yyjson_val *root, const char **id, bool *refuse,
     const char *when = NULL;
     glia_status st = glia_json_only(root, unload_keys, err);
     if (!st) st = glia_json_str(root, "", "instance_id", id, err);
-    if (!st && !*id) st = glia_fail_at(err, GLIA_EINVAL, "instance_id", "instance_id is missing: the id of a loaded model");
+    if (!st && !*id)
+        st = glia_fail_at(err, GLIA_EINVAL, "instance_id", "instance_id is missing: the id of a loaded model");
     if (!st) st = glia_json_str(root, "", "when_busy", &when, err);
     if (st) return st;
     *refuse = when && !strcmp(when, "refuse");
     if (when && !*refuse && strcmp(when, "drain") != 0)
-        return glia_fail_at(err, GLIA_EINVAL, "when_busy", "when_busy must be drain (wait for requests under way) or refuse");
+        return glia_fail_at(err, GLIA_EINVAL, "when_busy",
+                            "when_busy must be drain (wait for requests under way) or refuse");
     return GLIA_OK;
 }
 
@@ -242,7 +259,8 @@ void glia_on_v1_unload(void *ud, glia_http_request *rq) {
     yyjson_val *root;
     if (!open_body(rq, &doc, &root)) return;
     unload *u = glia_calloc(1, sizeof *u);
-    glia_status st = u ? parse_unload(root, &id, &refuse, &err) : glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
+    glia_status st =
+        u ? parse_unload(root, &id, &refuse, &err) : glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
     if (!st) st = glia_registry_unload(app->models, id, refuse, &u->watch, &err);
     yyjson_doc_free(doc);
     if (st) {
@@ -251,7 +269,8 @@ void glia_on_v1_unload(void *ud, glia_http_request *rq) {
         return;
     }
     u->app = app;
-    glia_task_serve(app->tasks, rq, &(glia_task_params){.kind = "unload", .work = unload_work, .ud = u, .free_ud = unload_free});
+    glia_task_serve(app->tasks, rq,
+                    &(glia_task_params){.kind = "unload", .work = unload_work, .ud = u, .free_ud = unload_free});
 }
 
 /* ------------------------------------------------------------------ estimate */
@@ -273,9 +292,11 @@ void glia_on_v1_estimate(void *ud, glia_http_request *rq) {
     }
     uint64_t budget = glia_registry_get_params(app->models)->budget;
     glia_buf b = {0};
-    glia_buf_addf(&b, "{\"total_bytes\":%llu,\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu,\"budget_bytes\":",
-                  (unsigned long long)f.total, (unsigned long long)f.weights, (unsigned long long)f.cache,
-                  (unsigned long long)f.compute);
+    glia_buf_addf(
+        &b,
+        "{\"total_bytes\":%llu,\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu,\"budget_bytes\":",
+        (unsigned long long)f.total, (unsigned long long)f.weights, (unsigned long long)f.cache,
+        (unsigned long long)f.compute);
     if (budget) glia_buf_addf(&b, "%llu", (unsigned long long)budget);
     else glia_buf_adds(&b, "null");
     glia_buf_adds(&b, "}\n");

@@ -118,8 +118,9 @@ void glia_on_scope_model(void *ud, glia_http_request *rq) {
 
 /* ------------------------------------------------------------------ load */
 
-static const char *const load_keys[] = {"model_path",    "model_id", "max_kv_size",   "vocab_only",        "trust_remote_code",
-                                        "kv_bits",       "kv_group_size", "quantized_kv_start", NULL};
+static const char *const load_keys[] = {"model_path",    "model_id",           "max_kv_size",
+                                        "vocab_only",    "trust_remote_code",  "kv_bits",
+                                        "kv_group_size", "quantized_kv_start", NULL};
 
 /* Options of another engine: what would change nothing here is taken, anything else is refused. */
 static glia_status parse_foreign(yyjson_val *root, glia_load_request *l, glia_err *err) {
@@ -132,13 +133,17 @@ static glia_status parse_foreign(yyjson_val *root, glia_load_request *l, glia_er
     if ((st = glia_json_int(root, "", "kv_group_size", 1, 1024, &group, NULL, err))) return st;
     if ((st = glia_json_int(root, "", "quantized_kv_start", 0, INT32_MAX, &start, NULL, err))) return st;
     if (trust)
-        return glia_fail_at(err, GLIA_EINVAL, "trust_remote_code", "trust_remote_code: no code of a model is ever run here");
+        return glia_fail_at(err, GLIA_EINVAL, "trust_remote_code",
+                            "trust_remote_code: no code of a model is ever run here");
     if (vocab_only)
         return glia_fail_at(err, GLIA_EINVAL, "vocab_only", "vocab_only: a model without weights can compute nothing");
     if (bits && bits != 4 && bits != 8 && bits != 16 && bits != 32)
         return glia_fail_at(err, GLIA_EINVAL, "kv_bits", "kv_bits must be 4, 8, 16 or 32");
     if (bits)
-        l->params.kv_type = bits == 4 ? GLIA_KV_Q4_0 : bits == 8 ? GLIA_KV_Q8_0 : bits == 32 ? GLIA_KV_F32 : GLIA_KV_F16;
+        l->params.kv_type = bits == 4    ? GLIA_KV_Q4_0
+                            : bits == 8  ? GLIA_KV_Q8_0
+                            : bits == 32 ? GLIA_KV_F32
+                                         : GLIA_KV_F16;
     return GLIA_OK;
 }
 
@@ -179,12 +184,14 @@ void glia_on_scope_load(void *ud, glia_http_request *rq) {
     const char *body = glia_http_body(rq, &n);
     glia_status st = glia_json_parse_object(&doc, &root, body, n, &err);
     if (!st) st = parse_load(app, root, &parsed, &err);
-    if (!st && !(l = glia_memdup(&parsed, sizeof parsed))) st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
+    if (!st && !(l = glia_memdup(&parsed, sizeof parsed)))
+        st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
     if (st) {
         yyjson_doc_free(doc);
         (void)glia_http_reply_error(rq, &err);
         return;
     }
     l->doc = doc;
-    glia_task_serve(app->tasks, rq, &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
+    glia_task_serve(app->tasks, rq,
+                    &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
 }

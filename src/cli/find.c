@@ -19,7 +19,8 @@ glia_catalogue *cli_catalogue(const flag_list *given) {
     for (size_t i = 0; i < n; i++) dirs[i] = found[i];
     glia_err err;
     glia_catalogue *c;
-    if (glia_catalogue_new(&c, given->n ? given->items : dirs, given->n ? given->n : n, db, &err)) (void)cli_print_error(&err);
+    if (glia_catalogue_new(&c, given->n ? given->items : dirs, given->n ? given->n : n, db, &err))
+        (void)cli_print_error(&err);
     for (size_t i = 0; i < n; i++) glia_free(found[i]);
     glia_free(db);
     return c;
@@ -42,10 +43,11 @@ static void say_unknown(const char *name, const glia_models *m) {
     const char *names[MAX_NAMES];
     char hint[512];
     if (!m->n) {
-        fprintf(stderr,
-                "glia: no file \"%s\", and no GGUF file in the model folder (GLIA_MODELS, --models-dir, .deps/models or "
-                "~/.local/share/glia/models): `make deps` fetches the demo model\n",
-                name);
+        fprintf(
+            stderr,
+            "glia: no file \"%s\", and no GGUF file in the model folder (GLIA_MODELS, --models-dir, .deps/models or "
+            "~/.local/share/glia/models): `make deps` fetches the demo model\n",
+            name);
         return;
     }
     size_t n = m->n < MAX_NAMES ? m->n : MAX_NAMES;

@@ -44,7 +44,8 @@ static void print_row(const glia_model_file *f, const glia_footprint *p, int wid
     putchar('\n');
 }
 
-static void print_table(const glia_models *m, const char *name, const glia_model_file *found, const glia_model_params *p) {
+static void print_table(const glia_models *m, const char *name, const glia_model_file *found,
+                        const glia_model_params *p) {
     int width = 3;
     for (size_t i = 0; i < m->n; i++) {
         int n = (int)strlen(m->items[i].key);
@@ -106,15 +107,17 @@ static void add_model(glia_buf *b, const glia_model_file *f, const glia_model_pa
     glia_json_add_cstr(b, f->head.arch);
     glia_buf_addf(b, ",\"quantization\":\"%s\",\"params_string\":", glia_gguf_quant(&f->head));
     glia_json_add_cstr(b, params);
-    glia_buf_addf(b, ",\"n_params\":%llu,\"n_layer\":%llu,\"n_embd\":%llu,\"max_context_length\":%llu,\"size_bytes\":%llu",
-                  (unsigned long long)f->n_params, (unsigned long long)f->head.n_layer,
-                  (unsigned long long)f->head.n_embd, (unsigned long long)f->head.n_ctx_train,
-                  (unsigned long long)f->bytes);
-    glia_buf_addf(b, ",\"n_parts\":%llu,\"chat_template\":%s,\"trained_for_tool_use\":%s", (unsigned long long)f->n_parts,
-                  f->head.chat_template ? "true" : "false", f->head.template_tools ? "true" : "false");
-    glia_buf_addf(b, ",\"memory\":{\"total_bytes\":%llu,\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu}",
-                  (unsigned long long)need.total, (unsigned long long)need.weights, (unsigned long long)need.cache,
-                  (unsigned long long)need.compute);
+    glia_buf_addf(
+        b, ",\"n_params\":%llu,\"n_layer\":%llu,\"n_embd\":%llu,\"max_context_length\":%llu,\"size_bytes\":%llu",
+        (unsigned long long)f->n_params, (unsigned long long)f->head.n_layer, (unsigned long long)f->head.n_embd,
+        (unsigned long long)f->head.n_ctx_train, (unsigned long long)f->bytes);
+    glia_buf_addf(b, ",\"n_parts\":%llu,\"chat_template\":%s,\"trained_for_tool_use\":%s",
+                  (unsigned long long)f->n_parts, f->head.chat_template ? "true" : "false",
+                  f->head.template_tools ? "true" : "false");
+    glia_buf_addf(
+        b, ",\"memory\":{\"total_bytes\":%llu,\"weights_bytes\":%llu,\"kv_cache_bytes\":%llu,\"compute_bytes\":%llu}",
+        (unsigned long long)need.total, (unsigned long long)need.weights, (unsigned long long)need.cache,
+        (unsigned long long)need.compute);
     glia_buf_adds(b, ",\"problem\":");
     glia_json_add_cstr(b, f->problem);
     glia_buf_adds(b, "}");
@@ -148,7 +151,8 @@ static int say_none(const glia_catalogue *c, const char *name) {
     if (name) fprintf(stderr, "glia: no model \"%s\" in", name);
     else fputs("glia: no model in", stderr);
     for (size_t i = 0; glia_catalogue_dir(c, i); i++) fprintf(stderr, " %s", glia_catalogue_dir(c, i));
-    fputs(name ? ": `glia models` lists what is there\n" : ": put publisher/model/file.gguf there, or name a folder with --models-dir\n",
+    fputs(name ? ": `glia models` lists what is there\n"
+               : ": put publisher/model/file.gguf there, or name a folder with --models-dir\n",
           stderr);
     return name ? EXIT_FAILED : EXIT_FINE;
 }
@@ -183,7 +187,8 @@ int cli_models(int argc, char **argv) {
     bool wants_help;
     cli_options_init(&o);
     flag table[] = {
-        {"--models-dir", FLAG_LIST, &o.model_dirs, "DIR", "folder of publisher/model/file.gguf, repeatable (GLIA_MODELS)", 0, 0, NULL},
+        {"--models-dir", FLAG_LIST, &o.model_dirs, "DIR",
+         "folder of publisher/model/file.gguf, repeatable (GLIA_MODELS)", 0, 0, NULL},
         {"--ctx", FLAG_INT, &o.n_ctx, "N", "tokens per request (trained context, at most 4096)", 0, 1 << 24, NULL},
         {"--parallel", FLAG_INT, &o.n_parallel, "N", "requests computed together (4)", 0, 1024, NULL},
         {"--batch", FLAG_INT, &o.n_batch, "N", "most tokens in one forward pass (512)", 0, 1 << 20, NULL},
@@ -193,7 +198,8 @@ int cli_models(int argc, char **argv) {
     if (!flags_parse(table, N, argc, argv, &rest, &wants_help)) return EXIT_USAGE;
     if (wants_help) return help(table, N);
     if (rest.n > 1) {
-        fprintf(stderr, "glia models: unexpected argument %s\nTry: glia models [NAME]   (glia models --help)\n", rest.items[1]);
+        fprintf(stderr, "glia models: unexpected argument %s\nTry: glia models [NAME]   (glia models --help)\n",
+                rest.items[1]);
         return EXIT_USAGE;
     }
     return list(&o, rest.n ? rest.items[0] : NULL);

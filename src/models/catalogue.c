@@ -26,8 +26,8 @@ struct glia_catalogue {
     pthread_mutex_t lock; /* everything below */
     char **dirs;          /* [n_dirs] */
     size_t n_dirs;
-    glia_memo *memo;      /* NULL: without */
-    glia_scan *seen;      /* the last look, with headers */
+    glia_memo *memo; /* NULL: without */
+    glia_scan *seen; /* the last look, with headers */
     list *list;
     int64_t seen_ms;
 };

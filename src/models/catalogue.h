@@ -14,15 +14,15 @@
 typedef struct glia_catalogue glia_catalogue;
 
 typedef struct glia_model_file {
-    char *key;       /* the name that clients use, unique: "smollm2-135m-instruct", "…@q4_k_m" when there are variants */
-    char *base;      /* key without the variant; the selected variant answers to it, too */
-    char *publisher; /* folder above the model's, "" when there is none */
-    char *folder;    /* name of the model's folder, or of the file when it lies at the top */
-    char *file;      /* name of the (first) file */
-    char *path;      /* of the (first) file */
-    char *mmproj;    /* path of the projector beside it, or NULL */
-    char *problem;   /* why it cannot be loaded ("part 2 of 3 is missing"), or NULL */
-    glia_gguf head;  /* of the first part */
+    char *key;  /* the name that clients use, unique: "smollm2-135m-instruct", "…@q4_k_m" when there are variants */
+    char *base; /* key without the variant; the selected variant answers to it, too */
+    char *publisher;                        /* folder above the model's, "" when there is none */
+    char *folder;                           /* name of the model's folder, or of the file when it lies at the top */
+    char *file;                             /* name of the (first) file */
+    char *path;                             /* of the (first) file */
+    char *mmproj;                           /* path of the projector beside it, or NULL */
+    char *problem;                          /* why it cannot be loaded ("part 2 of 3 is missing"), or NULL */
+    glia_gguf head;                         /* of the first part */
     uint64_t bytes, weight_bytes, n_params; /* of all parts */
     uint64_t n_parts;
     int64_t mtime; /* of the (first) file, seconds since 1970 */
@@ -39,7 +39,7 @@ typedef struct glia_models {
  * ENOMEM. */
 glia_status glia_catalogue_new(glia_catalogue **out, const char *const *dirs, size_t n_dirs, const char *db,
                                glia_err *err);
-void glia_catalogue_free(glia_catalogue *c); /* NULL is fine */
+void glia_catalogue_free(glia_catalogue *c);                       /* NULL is fine */
 const char *glia_catalogue_dir(const glia_catalogue *c, size_t i); /* NULL: no such */
 
 /* The list; the folders are looked through when that was more than max_age_ms ago (0: now).  ENOMEM.  Unreadable files

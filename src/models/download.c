@@ -270,8 +270,8 @@ static glia_status make_job(job **out, glia_downloads *d, const glia_model_file 
     }
     j->all = d;
     (void)!getrandom(random, sizeof random, 0);
-    (void)snprintf(j->info.id, sizeof j->info.id, "job_%02x%02x%02x%02x%02x", random[0], random[1], random[2], random[3],
-                   random[4]);
+    (void)snprintf(j->info.id, sizeof j->info.id, "job_%02x%02x%02x%02x%02x", random[0], random[1], random[2],
+                   random[3], random[4]);
     j->info.started_ms = wall_ms();
     *out = j;
     return GLIA_OK;

@@ -11,7 +11,11 @@
 enum { GLIA_DOWNLOAD_ID = 16, GLIA_DOWNLOADS_KEPT = 64 };
 
 typedef struct glia_downloads glia_downloads;
-typedef enum glia_download_state { GLIA_DOWNLOAD_RUNNING, GLIA_DOWNLOAD_COMPLETED, GLIA_DOWNLOAD_FAILED } glia_download_state;
+typedef enum glia_download_state {
+    GLIA_DOWNLOAD_RUNNING,
+    GLIA_DOWNLOAD_COMPLETED,
+    GLIA_DOWNLOAD_FAILED
+} glia_download_state;
 
 typedef struct glia_download_info {
     char id[GLIA_DOWNLOAD_ID]; /* "job_" and ten hexadecimal digits */
@@ -23,7 +27,8 @@ typedef struct glia_download_info {
 } glia_download_info;
 
 glia_downloads *glia_downloads_new(void); /* NULL: out of memory */
-void glia_downloads_free(glia_downloads *d); /* stops all jobs; what they copied stays for the next one.  NULL is fine */
+void glia_downloads_free(
+    glia_downloads *d); /* stops all jobs; what they copied stays for the next one.  NULL is fine */
 
 /* Copy all files of a model (its parts, its mmproj) to folder/publisher/model.  sha256: of its one file, 64 digits, or
  * NULL.  *already: everything is there with the right size; no job was made.  A job for the same place that runs is

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-
 typedef struct sizes {
     double ctx, slots, batch; /* resolved as glia_model_open does */
 } sizes;
@@ -23,7 +22,8 @@ static double cells(const sizes *z) { return (double)(((uint64_t)z->ctx + 255) /
 
 static double cache_bytes(const glia_gguf *g, const glia_model_params *p, const sizes *z) {
     double per_head = g->n_head ? (double)g->n_embd / (double)g->n_head : 0;
-    double k = g->key_length ? (double)g->key_length : per_head, v = g->value_length ? (double)g->value_length : per_head;
+    double k = g->key_length ? (double)g->key_length : per_head,
+           v = g->value_length ? (double)g->value_length : per_head;
     return (double)g->n_kv_heads * (k + v) * glia_kv_bytes(p->kv_type) * cells(z);
 }
 

@@ -85,8 +85,22 @@ static glia_status take_text(source *s, char *out, size_t cap) {
 /* ------------------------------------------------------------------ values */
 
 /* Types of values: bytes of the fixed ones. */
-enum { GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64,
-       GGUF_I64, GGUF_F64, GGUF_N_TYPES };
+enum {
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64,
+    GGUF_N_TYPES
+};
 static const unsigned char value_bytes[GGUF_N_TYPES] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 static bool is_whole_number(uint64_t type) {
@@ -292,12 +306,12 @@ static glia_status take_pairs(reading *r, uint64_t n) {
 static const struct {
     uint16_t numbers, bytes;
 } types[] = {
-    [0] = {1, 4},     [1] = {1, 2},     [2] = {32, 18},   [3] = {32, 20},   [6] = {32, 22},   [7] = {32, 24},
-    [8] = {32, 34},   [9] = {32, 36},   [10] = {256, 84}, [11] = {256, 110}, [12] = {256, 144}, [13] = {256, 176},
-    [14] = {256, 210}, [15] = {256, 292}, [16] = {256, 66}, [17] = {256, 74}, [18] = {256, 98}, [19] = {256, 50},
-    [20] = {32, 18},  [21] = {256, 110}, [22] = {256, 82}, [23] = {256, 136}, [24] = {1, 1},    [25] = {1, 2},
-    [26] = {1, 4},    [27] = {1, 8},    [28] = {1, 8},    [29] = {256, 56}, [30] = {1, 2},    [34] = {256, 54},
-    [35] = {256, 66}, [39] = {32, 17},  [40] = {64, 36},  [41] = {128, 18}, [42] = {64, 18},
+    [0] = {1, 4},      [1] = {1, 2},      [2] = {32, 18},   [3] = {32, 20},    [6] = {32, 22},    [7] = {32, 24},
+    [8] = {32, 34},    [9] = {32, 36},    [10] = {256, 84}, [11] = {256, 110}, [12] = {256, 144}, [13] = {256, 176},
+    [14] = {256, 210}, [15] = {256, 292}, [16] = {256, 66}, [17] = {256, 74},  [18] = {256, 98},  [19] = {256, 50},
+    [20] = {32, 18},   [21] = {256, 110}, [22] = {256, 82}, [23] = {256, 136}, [24] = {1, 1},     [25] = {1, 2},
+    [26] = {1, 4},     [27] = {1, 8},     [28] = {1, 8},    [29] = {256, 56},  [30] = {1, 2},     [34] = {256, 54},
+    [35] = {256, 66},  [39] = {32, 17},   [40] = {64, 36},  [41] = {128, 18},  [42] = {64, 18},
 };
 enum { N_TYPES = sizeof types / sizeof *types };
 
@@ -368,7 +382,8 @@ static glia_status read_all(reading *r) {
     }
     if ((st = take_uint(s, 4, &version))) return st;
     if (!(version & 0xffff) && version) {
-        return glia_fail(s->err, GLIA_EINVAL, "%s is written for big-endian machines: convert it for this one", s->name);
+        return glia_fail(s->err, GLIA_EINVAL, "%s is written for big-endian machines: convert it for this one",
+                         s->name);
     }
     if (version != 2 && version != 3) {
         return glia_fail(s->err, GLIA_EINVAL, "%s is GGUF version %llu; versions 2 and 3 are read: convert it anew",
@@ -381,7 +396,8 @@ static glia_status read_all(reading *r) {
     for (size_t i = 0; i < sizeof arch_counts / sizeof *arch_counts; i++) {
         if (*count_at(g, arch_counts[i].field) > UINT32_MAX) return damaged(s, "a count beyond all models is read");
     }
-    if (g->split_count > 100000 || g->split_no > 100000) return damaged(s, "a count of parts beyond all models is read");
+    if (g->split_count > 100000 || g->split_no > 100000)
+        return damaged(s, "a count of parts beyond all models is read");
     if (!g->n_kv_heads && !g->n_no_kv) {
         uint64_t heads = r->kv_heads != UINT64_MAX ? r->kv_heads : g->n_head;
         if (heads > UINT32_MAX) return damaged(s, "a count beyond all models is read");
@@ -422,19 +438,21 @@ glia_status glia_gguf_read(glia_gguf *out, const char *path, glia_err *err) {
 /* ------------------------------------------------------------------ what it means */
 
 const char *glia_gguf_quant(const glia_gguf *g) {
-    static const char *const of_file[] = { /* llama.h, llama_ftype */
-        [0] = "F32",      [1] = "F16",      [2] = "Q4_0",    [3] = "Q4_1",    [7] = "Q8_0",    [8] = "Q5_0",
-        [9] = "Q5_1",     [10] = "Q2_K",    [11] = "Q3_K_S", [12] = "Q3_K_M", [13] = "Q3_K_L", [14] = "Q4_K_S",
-        [15] = "Q4_K_M",  [16] = "Q5_K_S",  [17] = "Q5_K_M", [18] = "Q6_K",   [19] = "IQ2_XXS", [20] = "IQ2_XS",
-        [21] = "Q2_K_S",  [22] = "IQ3_XS",  [23] = "IQ3_XXS", [24] = "IQ1_S", [25] = "IQ4_NL", [26] = "IQ3_S",
-        [27] = "IQ3_M",   [28] = "IQ2_S",   [29] = "IQ2_M",  [30] = "IQ4_XS", [31] = "IQ1_M",  [32] = "BF16",
-        [36] = "TQ1_0",   [37] = "TQ2_0",   [38] = "MXFP4",  [39] = "NVFP4",  [40] = "Q1_0",   [41] = "Q2_0"};
+    static const char *const of_file[] = {
+        /* llama.h, llama_ftype */
+        [0] = "F32",     [1] = "F16",     [2] = "Q4_0",     [3] = "Q4_1",    [7] = "Q8_0",     [8] = "Q5_0",
+        [9] = "Q5_1",    [10] = "Q2_K",   [11] = "Q3_K_S",  [12] = "Q3_K_M", [13] = "Q3_K_L",  [14] = "Q4_K_S",
+        [15] = "Q4_K_M", [16] = "Q5_K_S", [17] = "Q5_K_M",  [18] = "Q6_K",   [19] = "IQ2_XXS", [20] = "IQ2_XS",
+        [21] = "Q2_K_S", [22] = "IQ3_XS", [23] = "IQ3_XXS", [24] = "IQ1_S",  [25] = "IQ4_NL",  [26] = "IQ3_S",
+        [27] = "IQ3_M",  [28] = "IQ2_S",  [29] = "IQ2_M",   [30] = "IQ4_XS", [31] = "IQ1_M",   [32] = "BF16",
+        [36] = "TQ1_0",  [37] = "TQ2_0",  [38] = "MXFP4",   [39] = "NVFP4",  [40] = "Q1_0",    [41] = "Q2_0"};
     static const char *const of_type[N_TYPES] = {
-        [0] = "F32",     [1] = "F16",   [2] = "Q4_0",   [3] = "Q4_1",  [6] = "Q5_0",   [7] = "Q5_1",   [8] = "Q8_0",
-        [9] = "Q8_1",    [10] = "Q2_K", [11] = "Q3_K",  [12] = "Q4_K", [13] = "Q5_K",  [14] = "Q6_K",  [15] = "Q8_K",
-        [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S",
-        [22] = "IQ2_S",  [23] = "IQ4_XS", [24] = "I8",  [28] = "F64",  [29] = "IQ1_M", [30] = "BF16",  [34] = "TQ1_0",
-        [35] = "TQ2_0",  [39] = "MXFP4", [40] = "NVFP4", [41] = "Q1_0", [42] = "Q2_0"};
+        [0] = "F32",     [1] = "F16",    [2] = "Q4_0",     [3] = "Q4_1",    [6] = "Q5_0",     [7] = "Q5_1",
+        [8] = "Q8_0",    [9] = "Q8_1",   [10] = "Q2_K",    [11] = "Q3_K",   [12] = "Q4_K",    [13] = "Q5_K",
+        [14] = "Q6_K",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS", [18] = "IQ3_XXS", [19] = "IQ1_S",
+        [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S",   [23] = "IQ4_XS", [24] = "I8",      [28] = "F64",
+        [29] = "IQ1_M",  [30] = "BF16",  [34] = "TQ1_0",   [35] = "TQ2_0",  [39] = "MXFP4",   [40] = "NVFP4",
+        [41] = "Q1_0",   [42] = "Q2_0"};
     enum { N_FILE = sizeof of_file / sizeof *of_file };
     const char *name = NULL;
     if (g->file_type >= 0 && g->file_type < N_FILE) name = of_file[g->file_type];
@@ -443,9 +461,9 @@ const char *glia_gguf_quant(const glia_gguf *g) {
 }
 
 bool glia_gguf_is_embedding(const glia_gguf *g) {
-    static const char *const archs[] = {"bert",         "nomic-bert",   "nomic-bert-moe", "jina-bert-v2",
-                                        "jina-bert-v3", "modern-bert",  "neo-bert",       "eurobert",
-                                        "gemma-embedding", "t5encoder"};
+    static const char *const archs[] = {
+        "bert",        "nomic-bert", "nomic-bert-moe", "jina-bert-v2",    "jina-bert-v3",
+        "modern-bert", "neo-bert",   "eurobert",       "gemma-embedding", "t5encoder"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
         if (!strcmp(g->arch, archs[i])) return true;
     }

@@ -9,20 +9,21 @@
 
 typedef struct glia_gguf {
     uint32_t version;
-    char arch[64];          /* general.architecture */
-    char name[128];         /* general.name, "" when absent; ill-formed or long texts are cut */
-    char type[32];          /* general.type: "model", "mmproj", "adapter" or "" */
-    char size_label[32];    /* general.size_label, e.g. "135M" */
-    int64_t file_type;      /* general.file_type; -1: absent */
+    char arch[64];       /* general.architecture */
+    char name[128];      /* general.name, "" when absent; ill-formed or long texts are cut */
+    char type[32];       /* general.type: "model", "mmproj", "adapter" or "" */
+    char size_label[32]; /* general.size_label, e.g. "135M" */
+    int64_t file_type;   /* general.file_type; -1: absent */
     uint64_t n_layer, n_embd, n_ff, n_head, n_ctx_train, n_vocab, n_expert, n_expert_used, sliding_window;
     uint64_t key_length, value_length; /* per head; 0: n_embd / n_head */
-    uint64_t n_kv_heads;    /* of all layers together: the KV cache has n_kv_heads × (key + value length) numbers a token */
-    uint64_t n_no_kv;       /* layers without KV heads, where the file says it per layer */
+    uint64_t
+        n_kv_heads;   /* of all layers together: the KV cache has n_kv_heads × (key + value length) numbers a token */
+    uint64_t n_no_kv; /* layers without KV heads, where the file says it per layer */
     uint64_t ssm_inner, ssm_state, ssm_conv, ssm_groups, wkv_head, short_conv; /* recurrent state; 0: none */
-    uint64_t split_no, split_count; /* parts of a model; count ≤ 1: one file */
+    uint64_t split_no, split_count;                          /* parts of a model; count ≤ 1: one file */
     uint64_t n_tensors, n_params, tensor_bytes, data_offset; /* of this file */
-    uint32_t main_type;     /* ggml type of most of its weights */
-    bool pooling;           /* the file says how token embeddings are pooled: an embedding model */
+    uint32_t main_type;                                      /* ggml type of most of its weights */
+    bool pooling; /* the file says how token embeddings are pooled: an embedding model */
     bool chat_template, template_tools, template_thinking; /* what the text of the chat template mentions */
 } glia_gguf;
 

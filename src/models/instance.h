@@ -21,12 +21,12 @@ struct glia_watch {
 typedef struct instance {
     struct instance *next; /* in the order they were asked for */
     glia_registry *r;
-    size_t refs; /* of the registry's list, the loader, watches and listings */
-    char *id, *real;      /* real: the path without links, what makes two names one file */
-    glia_model_file file; /* its own copy */
-    glia_model_params params;     /* path and id point at strings above */
+    size_t refs;              /* of the registry's list, the loader, watches and listings */
+    char *id, *real;          /* real: the path without links, what makes two names one file */
+    glia_model_file file;     /* its own copy */
+    glia_model_params params; /* path and id point at strings above */
     glia_footprint footprint;
-    uint64_t n_ctx_default;       /* what n_ctx 0 means for this file; 0: unknown */
+    uint64_t n_ctx_default; /* what n_ctx 0 means for this file; 0: unknown */
 
     glia_load_state state;
     bool counted; /* its memory is taken: from the beginning of its opening to the end of its closing */
@@ -68,9 +68,9 @@ typedef struct target {
 
 int64_t models_now_ms(void); /* monotonic */
 void instance_unref_locked(instance *in);
-void instance_notify_locked(instance *in); /* its watches, and `changed` */
-void instance_drain_locked(instance *in);  /* READY → DRAINING */
-void instance_remove_locked(instance *in); /* → GONE, out of the list */
+void instance_notify_locked(instance *in);   /* its watches, and `changed` */
+void instance_drain_locked(instance *in);    /* READY → DRAINING */
+void instance_remove_locked(instance *in);   /* → GONE, out of the list */
 bool instance_evictable(const instance *in); /* came by itself, or has an idle time */
 /* `changed`, or until_ms (INT64_MAX: no end). */
 void registry_wait_locked(glia_registry *r, int64_t until_ms);

@@ -69,7 +69,8 @@ static glia_status make_room_locked(instance *me, glia_err *err) {
     glia_registry *r = me->r;
     int64_t deadline = 0;
     for (;;) {
-        if (r->stopping || atomic_load(&me->cancelled)) return glia_fail(err, GLIA_ECANCELLED, "the load was cancelled");
+        if (r->stopping || atomic_load(&me->cancelled))
+            return glia_fail(err, GLIA_ECANCELLED, "the load was cancelled");
         if (!is_my_turn_locked(me)) {
             registry_wait_locked(r, INT64_MAX);
             continue;

@@ -527,8 +527,8 @@ glia_status glia_registry_unload(glia_registry *r, const char *id, bool refuse_b
     if (!in) {
         st = glia_fail_at(err, GLIA_EMODEL, "instance_id", "no model \"%.120s\" is loaded: see GET /api/v1/models", id);
     } else if (refuse_busy && in->holds) {
-        st = glia_fail_at(err, GLIA_EBUSY, "instance_id", "\"%.120s\" is in use %zu times: try again later, or let it drain",
-                          id, in->holds);
+        st = glia_fail_at(err, GLIA_EBUSY, "instance_id",
+                          "\"%.120s\" is in use %zu times: try again later, or let it drain", id, in->holds);
     } else if (out && !(*out = watch_new_locked(in, false, true))) {
         st = glia_fail(err, GLIA_ENOMEM, "out of memory");
     } else if (in->state == GLIA_LOAD_LOADING) {
@@ -550,9 +550,7 @@ static glia_status copy_aliases(glia_registry *r, const glia_registry_params *p,
         return glia_fail(err, GLIA_ENOMEM, "out of memory for the models");
     for (size_t i = 0; i < p->n_aliases; i++) {
         const char *s = p->aliases[i], *eq = strchr(s, '=');
-        if (!eq || eq == s || !eq[1]) {
-            return glia_fail(err, GLIA_EINVAL, "--alias \"%.120s\": write NAME=MODEL", s);
-        }
+        if (!eq || eq == s || !eq[1]) { return glia_fail(err, GLIA_EINVAL, "--alias \"%.120s\": write NAME=MODEL", s); }
         alias *a = &r->aliases[r->params.n_aliases++];
         a->name = glia_strndup(s, (size_t)(eq - s)), a->model = glia_strdup(eq + 1);
         if (!a->name || !a->model) return glia_fail(err, GLIA_ENOMEM, "out of memory for the models");

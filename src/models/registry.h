@@ -30,24 +30,24 @@ typedef enum glia_load_state {
 enum { GLIA_ALIASES = 64 };
 
 typedef struct glia_registry_params {
-    glia_model_params model; /* of every load that says nothing else; path, id and progress are not read */
-    glia_catalogue *catalogue; /* borrowed; NULL: models are known by path only */
+    glia_model_params model;    /* of every load that says nothing else; path, id and progress are not read */
+    glia_catalogue *catalogue;  /* borrowed; NULL: models are known by path only */
     const char *const *aliases; /* [n_aliases] "name=model", copied */
     size_t n_aliases;
-    bool jit;                /* a model that a request names is loaded when it is in a folder */
-    int64_t jit_ttl_ms;      /* idle time of such models; 0: for ever */
-    uint64_t budget;         /* bytes for all models together; 0: unlimited */
-    size_t max_loaded;       /* models at once; 0: unlimited */
-    int64_t patience_ms;     /* how long a load waits for busy models that could make room; 0: 30 s */
+    bool jit;            /* a model that a request names is loaded when it is in a folder */
+    int64_t jit_ttl_ms;  /* idle time of such models; 0: for ever */
+    uint64_t budget;     /* bytes for all models together; 0: unlimited */
+    size_t max_loaded;   /* models at once; 0: unlimited */
+    int64_t patience_ms; /* how long a load waits for busy models that could make room; 0: 30 s */
     glia_status (*open)(glia_model **out, const glia_model_params *p, glia_err *err); /* NULL: glia_model_open */
-    void (*close)(glia_model *m);                                                      /* NULL: glia_model_close */
+    void (*close)(glia_model *m);                                                     /* NULL: glia_model_close */
 } glia_registry_params;
 
 /* EINVAL: an alias is malformed or twice there. */
 glia_status glia_registry_new(glia_registry **out, const glia_registry_params *p, glia_err *err);
 /* Cancel loads, close all models.  Nobody may use them or a watch any more.  NULL is fine. */
 void glia_registry_free(glia_registry *r);
-const glia_registry_params *glia_registry_get_params(const glia_registry *r); /* aliases: use the next two */
+const glia_registry_params *glia_registry_get_params(const glia_registry *r);         /* aliases: use the next two */
 const char *glia_registry_alias(const glia_registry *r, size_t i, const char **name); /* the model it stands for */
 const char *glia_registry_unalias(const glia_registry *r, const char *name); /* name itself when it is no alias */
 
@@ -63,14 +63,14 @@ typedef struct glia_instance {
     const char *id, *real;       /* real: path of its file without links */
     const glia_model_file *file; /* its own copy: key, names, header */
     glia_load_state state;
-    float progress;         /* of loading, 0..1 */
-    glia_model *model;      /* READY and DRAINING, else NULL */
+    float progress;                  /* of loading, 0..1 */
+    glia_model *model;               /* READY and DRAINING, else NULL */
     const glia_model_params *params; /* it was (or is being) loaded with */
     size_t n_holds;
-    bool jit;               /* loaded because a request named it */
-    int64_t ttl_ms;         /* 0: none */
-    int64_t idle_ms;        /* since it was last held; 0: held now */
-    int64_t loaded_at;      /* seconds since 1970; 0: not yet */
+    bool jit;          /* loaded because a request named it */
+    int64_t ttl_ms;    /* 0: none */
+    int64_t idle_ms;   /* since it was last held; 0: held now */
+    int64_t loaded_at; /* seconds since 1970; 0: not yet */
     int64_t used_at;
     double load_seconds;
     glia_footprint footprint; /* estimated before loading; zeros: not known */

@@ -31,7 +31,7 @@ void glia_watch_get(glia_watch *w, glia_watched *out) {
 glia_load_state glia_watch_wait(glia_watch *w, glia_load_state not, int timeout_ms) {
     int64_t until = timeout_ms < 0 ? INT64_MAX : models_now_ms() + timeout_ms;
     (void)pthread_mutex_lock(&w->r->lock);
-    while (w->of->state == not && models_now_ms() < until) registry_wait_locked(w->r, until);
+    while (w->of->state == not &&models_now_ms() < until) registry_wait_locked(w->r, until);
     glia_load_state s = w->of->state;
     (void)pthread_mutex_unlock(&w->r->lock);
     return s;

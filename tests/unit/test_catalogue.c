@@ -105,8 +105,14 @@ static void a_model_answers_to_all_its_names(void **s) {
     glia_catalogue *c = open_catalogue(NULL);
     const glia_models *m = get(c);
     assert_int_equal(m->n, 3);
-    static const char *const names[] = {"nice-7b", "NICE-7B", "Nice-7B-GGUF", "acme/nice-7b-gguf", "nice-7b.q8", "nice-7b.Q8.gguf",
-                                        "Acme/Nice-7B-GGUF/nice-7b.Q8.gguf", "acme/nice-7b-gguf/nice-7b.q8"};
+    static const char *const names[] = {"nice-7b",
+                                        "NICE-7B",
+                                        "Nice-7B-GGUF",
+                                        "acme/nice-7b-gguf",
+                                        "nice-7b.q8",
+                                        "nice-7b.Q8.gguf",
+                                        "Acme/Nice-7B-GGUF/nice-7b.Q8.gguf",
+                                        "acme/nice-7b-gguf/nice-7b.q8"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) assert_string_equal(find(m, names[i])->key, "nice-7b");
     const glia_model_file *f = find(m, "nice-7b");
     assert_string_equal(f->publisher, "Acme");
@@ -272,7 +278,8 @@ static void a_damaged_or_foreign_memory_is_made_anew(void **s) {
         } else if (i == 1) { /* of another version */
             sqlite3 *d;
             assert_int_equal(sqlite3_open(db, &d), SQLITE_OK);
-            assert_int_equal(sqlite3_exec(d, "DROP TABLE file; CREATE TABLE file (x); PRAGMA user_version = 7", 0, 0, 0), SQLITE_OK);
+            assert_int_equal(
+                sqlite3_exec(d, "DROP TABLE file; CREATE TABLE file (x); PRAGMA user_version = 7", 0, 0, 0), SQLITE_OK);
             sqlite3_close(d);
         } else { /* a folder: there is no memory, and it works */
             assert_int_equal(unlink(db), 0);
@@ -362,7 +369,8 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
     /* half of it is there, then half of something else */
     for (int foreign = 0; foreign < 2; foreign++) {
         char command[600];
-        snprintf(command, sizeof command, "rm '%s' && head -c 2000000 '%s' >'%s'", to, foreign ? "/dev/urandom" : f.path, part);
+        snprintf(command, sizeof command, "rm '%s' && head -c 2000000 '%s' >'%s'", to,
+                 foreign ? "/dev/urandom" : f.path, part);
         assert_int_equal(system(command), 0);
         assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
         i = wait_for(d, i.id);

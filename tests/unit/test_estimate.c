@@ -29,9 +29,7 @@ static both compare(const char *path, const glia_model_params *how) {
     return b;
 }
 
-static double factor(const both *b) {
-    return (double)b->said.total / (double)(b->weights + b->cache + b->compute);
-}
+static double factor(const both *b) { return (double)b->said.total / (double)(b->weights + b->cache + b->compute); }
 
 static void check_factor(const both *b, const char *what) {
     double f = factor(b);
@@ -46,15 +44,16 @@ static void check_factor(const both *b, const char *what) {
 /* Dense, windowed, expert, latent-attention, state-space, hybrid, position-free. */
 static void every_kind_of_model_is_estimated_within_the_factor(void **s) {
     (void)s;
-    static const char *const names[] = {"llama",  "gpt2",  "gemma2",    "gemma3", "mixtral",    "deepseek2", "mamba",
-                                        "mamba2", "jamba", "falcon-h1", "lfm2",   "nemotron_h", "bloom",     "gpt-oss",
-                                        "qwen3next", "llama4"};
+    static const char *const names[] = {"llama", "gpt2",    "gemma2",    "gemma3",    "mixtral", "deepseek2",
+                                        "mamba", "mamba2",  "jamba",     "falcon-h1", "lfm2",    "nemotron_h",
+                                        "bloom", "gpt-oss", "qwen3next", "llama4"};
     glia_model_params p;
     glia_model_params_init(&p);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         both b = compare(tiny_model(names[i]), &p);
         check_factor(&b, names[i]);
-        assert_true((double)b.said.weights > 0.99 * (double)b.weights && (double)b.said.weights < 1.01 * (double)b.weights);
+        assert_true((double)b.said.weights > 0.99 * (double)b.weights &&
+                    (double)b.said.weights < 1.01 * (double)b.weights);
         assert_true(b.said.cache >= b.cache); /* never less than what is kept */
     }
 }
@@ -86,9 +85,17 @@ static void caches_of_dense_models_are_exact(void **s) {
 
 static void nonsense_in_a_header_overflows_nothing(void **s) {
     (void)s;
-    glia_gguf g = {.n_layer = UINT32_MAX, .n_embd = UINT32_MAX, .n_ff = UINT32_MAX, .n_head = 1, .n_vocab = UINT32_MAX,
-                   .n_kv_heads = (uint64_t)UINT32_MAX * UINT32_MAX, .key_length = UINT32_MAX, .value_length = UINT32_MAX,
-                   .n_expert_used = UINT32_MAX, .ssm_inner = UINT32_MAX, .ssm_state = UINT32_MAX};
+    glia_gguf g = {.n_layer = UINT32_MAX,
+                   .n_embd = UINT32_MAX,
+                   .n_ff = UINT32_MAX,
+                   .n_head = 1,
+                   .n_vocab = UINT32_MAX,
+                   .n_kv_heads = (uint64_t)UINT32_MAX * UINT32_MAX,
+                   .key_length = UINT32_MAX,
+                   .value_length = UINT32_MAX,
+                   .n_expert_used = UINT32_MAX,
+                   .ssm_inner = UINT32_MAX,
+                   .ssm_state = UINT32_MAX};
     glia_model_params p;
     glia_footprint f;
     glia_model_params_init(&p);

@@ -68,7 +68,8 @@ static int remove_files(void **s) {
 }
 
 static glia_registry_params usual(void) {
-    return (glia_registry_params){.catalogue = catalogue, .jit = true, .open = fake_open, .close = fake_close, .patience_ms = 300};
+    return (glia_registry_params){
+        .catalogue = catalogue, .jit = true, .open = fake_open, .close = fake_close, .patience_ms = 300};
 }
 
 static glia_registry *start(const glia_registry_params *p) {
@@ -214,7 +215,8 @@ static void explicit_loads_reuse_or_number_instances(void **s) {
     other.n_ctx = 64, same.n_ctx = 256, same.n_parallel = 4; /* what 0 means for this file */
     glia_load_options o = {.ttl_ms = -1, .params = &other}, named = {.ttl_ms = -1, .id = "mine"},
                       defaults = {.ttl_ms = -1, .params = &same}, more = {.ttl_ms = -1, .another = true};
-    glia_watch *w[5] = {load(r, "a", NULL), load(r, "a", &defaults), load(r, "a", &o), load(r, "a", &named), load(r, "a", &more)};
+    glia_watch *w[5] = {load(r, "a", NULL), load(r, "a", &defaults), load(r, "a", &o), load(r, "a", &named),
+                        load(r, "a", &more)};
     static const char *const ids[] = {"a", "a", "a:2", "mine", "a:3"};
     for (int i = 0; i < 5; i++) {
         ready(w[i]);
@@ -239,7 +241,8 @@ static void explicit_loads_reuse_or_number_instances(void **s) {
 
 static void aliases_name_models(void **s) {
     (void)s;
-    static const char *const good[] = {"gpt-oss-20b=b", "x=p/c"}, *const bad[] = {"x="}, *const twice[] = {"x=a", "x=b"};
+    static const char *const good[] = {"gpt-oss-20b=b", "x=p/c"}, *const bad[] = {"x="},
+                             *const twice[] = {"x=a", "x=b"};
     glia_registry_params p = usual();
     glia_registry *r;
     glia_err err;
