@@ -23,6 +23,7 @@ static int wait_start(void *self, glia_http_request *rq) {
     glia_watched w;
     glia_watch_get(((wait *)self)->watch, &w);
     if (w.state == GLIA_LOAD_LOADING) return GLIA_HTTP_WAIT;
+    if (w.state == GLIA_LOAD_READY && !w.was_there) glia_http_note_set(rq, w.load_seconds);
     if (w.state != GLIA_LOAD_GONE || !w.err.status)
         return GLIA_HTTP_AGAIN;                                            /* ready; or unloaded: the handler says so */
     if (w.err.status == GLIA_ECANCELLED) w.err.status = GLIA_EUNAVAILABLE; /* not by this client */

@@ -531,7 +531,7 @@ void glia_job_serve(glia_app *app, glia_http_request *rq, const glia_face *face,
         st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
         goto done;
     }
-    j->typed = with_activations;
+    j->typed = with_activations, j->load_seconds = glia_http_note(rq);
     j->may_hook = (glia_http_scopes(rq) & GLIA_SCOPE_HOOKS) != 0;
     if ((st = glia_json_parse_object(&doc, &root, body, n, &err))) goto done;
     if ((st = read_body(j, root, &translated, &err))) goto done;

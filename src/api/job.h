@@ -97,6 +97,7 @@ struct glia_job {
     glia_model *model;
     glia_model_info info;
     glia_wire wire;
+    double load_seconds; /* the model was loaded for this request; 0: it was there */
     bool typed; /* with_activations: lines carry "type", the last one is "done" */
     bool may_hook; /* the key has the scope hooks: registered ones apply */
     bool echo;  /* completions: the prompt is part of the text */

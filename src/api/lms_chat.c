@@ -187,9 +187,11 @@ static void add_result(glia_buf *b, glia_job *j) {
     glia_buf_addf(b,
                   "],\"stats\":{\"input_tokens\":%d,\"total_output_tokens\":%d,\"reasoning_output_tokens\":%d,"
                   "\"tokens_per_second\":%.9g,\"time_to_first_token_seconds\":%.6f,\"generation_time_seconds\":%.6f,"
-                  "\"cached_tokens\":%d,\"stop_reason\":\"%s\"}",
+                  "\"cached_tokens\":%d,\"stop_reason\":\"%s\"",
                   (int)u.n_prompt, (int)u.n_generated, (int)glia_reasoning_tokens(c), glia_lms_rate(&u),
                   u.prompt_ms / 1000, (u.prompt_ms + u.generate_ms) / 1000, (int)u.n_cached, glia_lms_stop_reason(j, c));
+    if (j->load_seconds > 0) glia_buf_addf(b, ",\"model_load_time_seconds\":%.3f", j->load_seconds);
+    glia_buf_adds(b, "}");
     if (j->turn.store && j->app->history) glia_buf_addf(b, ",\"response_id\":\"%s\"", j->id);
     if (j->turn.blocks.failed) b->failed = true;
 }
@@ -205,12 +207,29 @@ static char *whole(glia_job *j, size_t *n) {
     return glia_buf_take(&b, n);
 }
 
-static void stream_open(glia_job *j, glia_choice *c) {
-    (void)c;
-    glia_stream_open_event(j, "chat.start");
+static void open_model_event(glia_job *j, const char *name) {
+    glia_stream_open_event(j, name);
     glia_buf_adds(&j->out, ",\"model_instance_id\":");
     glia_json_add_cstr(&j->out, j->info.id);
+}
+
+/* A load is told once it is done: the status line waits for what the request will come to. */
+static void stream_load(glia_job *j) {
+    open_model_event(j, "model_load.start");
     glia_stream_close_line(j);
+    open_model_event(j, "model_load.progress");
+    glia_buf_adds(&j->out, ",\"progress\":1");
+    glia_stream_close_line(j);
+    open_model_event(j, "model_load.end");
+    glia_buf_addf(&j->out, ",\"load_time_seconds\":%.3f", j->load_seconds);
+    glia_stream_close_line(j);
+}
+
+static void stream_open(glia_job *j, glia_choice *c) {
+    (void)c;
+    open_model_event(j, "chat.start");
+    glia_stream_close_line(j);
+    if (j->load_seconds > 0) stream_load(j);
     glia_stream_open_event(j, "prompt_processing.start");
     glia_stream_close_line(j);
 }

@@ -35,6 +35,10 @@ const char *glia_http_body(const glia_http_request *rq, size_t *n); /* whole bod
  * 128 characters, else one made here. */
 const char *glia_http_request_id(const glia_http_request *rq);
 
+/* A number that `before` (see glia_http_params) leaves for the handler; 0 when it left none. */
+void glia_http_note_set(glia_http_request *rq, double note);
+double glia_http_note(const glia_http_request *rq);
+
 /* -- plain replies: exactly one per handler call, unless it answers with a generator.  A reply is sent when the handler
  *    (or start) has returned; a second one answers EINTERNAL and does nothing, none at all is a 500. */
 /* EINVAL: not a token, control characters, or a header that is the server's (Content-Length, Content-Type, Connection,
@@ -138,7 +142,7 @@ typedef struct glia_http_params {
     unsigned idle_s;       /* 0: 60; a connection that sends or takes nothing for so long is closed */
     int n_threads;         /* 0: 4; raised to one for each 120 of max_connections (see internal.h) */
     /* Called before the handler of every request that found its route, once: it may reply or defer (to GLIA_HTTP_AGAIN)
-     * instead.  NULL: none. */
+     * instead, and leave a glia_http_note.  NULL: none. */
     void (*before)(void *ud, glia_http_request *rq);
     /* Write the error body for err, in answer to rq (NULL, or with a NULL path, when none could be read): *content_type is
      * static; the result is malloc'ed.  NULL: a plain line is sent.  Called on any thread of the server. */

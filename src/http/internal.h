@@ -184,6 +184,7 @@ struct glia_http_request {
 
     bool deferred;
     bool admitted; /* `before` has seen it */
+    double note;   /* what it left for the handler */
     glia_http_generator g;
     void *self;
     atomic_bool finished; /* the generator said its last word: gone() is not called */

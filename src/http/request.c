@@ -23,6 +23,9 @@
 /* ------------------------------------------------------------------ reading a request */
 
 const char *glia_http_method(const glia_http_request *rq) { return rq->method; }
+void glia_http_note_set(glia_http_request *rq, double note) { rq->note = note; }
+double glia_http_note(const glia_http_request *rq) { return rq->note; }
+
 const char *glia_http_path(const glia_http_request *rq) { return rq->target.path; }
 
 const char *glia_http_query(const glia_http_request *rq, const char *name) {

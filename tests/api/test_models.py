@@ -128,6 +128,21 @@ class OnDemand(ModelsTest):
         events = self.server.sse("/v1/chat/completions", chat)
         self.assertEqual(events[-1]["choices"][0]["finish_reason"], "length")
 
+    def test_lm_studios_chat_tells_of_the_load(self):
+        body = {"model": "tiny-qwen", "input": "hi", "max_output_tokens": 2, "temperature": 0}
+        status, reply = self.server.post("/api/v1/chat", body)
+        self.assertEqual(status, 200, reply)
+        self.assertGreater(reply["stats"]["model_load_time_seconds"], 0)
+        self.assertNotIn("model_load_time_seconds", self.server.post("/api/v1/chat", body)[1]["stats"])
+        for loads in (True, False):
+            if loads:
+                self.unload_all()
+            _, data = self.server.stream("/api/v1/chat", body)
+            events = [e.split("\n")[0][7:] for e in data.decode().split("\n\n") if e]
+            self.assertEqual(events[0], "chat.start")
+            self.assertEqual(events[1:4], ["model_load.start", "model_load.progress", "model_load.end"] if loads else events[1:4])
+            self.assertEqual("model_load.start" in events, loads)
+
     def test_many_clients_wait_for_one_load_and_others_are_not_held_up(self):
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             replies = list(pool.map(lambda i: self.complete(("tiny-llama", "tiny-qwen")[i % 2]), range(16)))
