@@ -1,6 +1,7 @@
 /* api/encode.c — floats and bytes as text.  Pure; any thread; knows neither JSON nor HTTP. */
 #include "api/encode.h"
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -19,49 +20,63 @@ static double power(int k) { return powers[k + 40]; }
 
 /* Nine decimal digits d and exponent e with x ≈ d·10^(e-8), 10^8 ≤ d < 10^9, then as many digits dropped as the gap
  * to the neighbouring floats allows.  Doubles carry 29 bits more than a float, so the comparison is safe by a wide
- * margin except within 1e-6 of the half gap, where the longer form is kept. */
+ * margin except within 1e-6 of the half gap, where the longer form is kept.  Units are constants: a division each by
+ * multiplication. */
 static uint32_t digits_of(float x, int *e) {
     uint32_t u = glia_float_bits(x);
-    int k = (int)floor(((int)(u >> 23) - 127) * 0.30102999566398120); /* ≤ floor(log10 x) ≤ k + 1 */
+    int k = (((int)(u >> 23) - 127) * 315653) >> 20; /* ≤ floor(log10 x) ≤ k + 1; log10(2) · 2^20 = 315652.8 */
     double v = (double)x;
     if (v >= power(k + 1)) k++;
     double scale = power(8 - k), s = v * scale;
     double gap = (double)glia_float_from(u + 1) - v;                         /* to the next float up */
     double half = ((u & 0x7fffff) ? gap / 2 : gap / 4) * scale * (1 - 1e-6); /* below a power of two it is half of it */
-    uint64_t best = (uint64_t)(s + 0.5);
-    for (uint64_t unit = 10; unit <= 100000000; unit *= 10) {
-        uint64_t shorter = ((uint64_t)(s + 0.5 * (double)unit)) / unit * unit;
-        if (fabs((double)shorter - s) >= half) break;
-        best = shorter;
-    }
+    uint32_t best = (uint32_t)(s + 0.5), shorter;
+#define DROP(unit)                                                                                                     \
+    shorter = (uint32_t)(s + 0.5 * (unit)) / (unit) * (unit);                                                          \
+    if (fabs((double)shorter - s) >= half) goto done;                                                                  \
+    best = shorter;
+    DROP(10) DROP(100) DROP(1000) DROP(10000) DROP(100000) DROP(1000000) DROP(10000000) DROP(100000000)
+#undef DROP
+done:
     if (best >= 1000000000) best /= 10, k++;
     *e = k;
-    return (uint32_t)best;
+    return best;
 }
 
-/* Digits without trailing zeros, the point where a reader expects it: 0.00123, 12.5, 1.5e-09. */
+/* Two digits at once. */
+static void put_pair(char *out, uint32_t v) {
+    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748"
+                                "49505152535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697"
+                                "9899";
+    memcpy(out, pairs + 2 * v, 2);
+}
+
+/* Digits without trailing zeros, the point where a reader expects it: 0.00123, 12.5, 1.5e-09.  Copies are of fixed sizes
+ * and run over what they are for: GLIA_FLOAT_CHARS leaves room. */
 static size_t place_point(char *out, uint32_t d, int e) {
-    char digits[10];
-    for (int i = 8; i >= 0; i--, d /= 10) digits[i] = (char)('0' + d % 10);
+    char digits[24] = "000000000000000000000000";
+    uint32_t rest = d % 100000000, high = rest / 10000, low = rest % 10000;
+    digits[0] = (char)('0' + d / 100000000);
+    put_pair(digits + 1, high / 100), put_pair(digits + 3, high % 100);
+    put_pair(digits + 5, low / 100), put_pair(digits + 7, low % 100);
     int n = 9;
     while (n > 1 && digits[n - 1] == '0') n--;
     char *p = out;
     if (e >= 0 && e < 9) {
-        for (int i = 0; i <= e || i < n; i++) {
-            if (i == e + 1) *p++ = '.';
-            *p++ = i < n ? digits[i] : '0';
-        }
-        if (n <= e + 1) *p++ = '.', *p++ = '0';
+        memcpy(p, digits, 9);
+        p[e + 1] = '.';
+        memcpy(p + e + 2, digits + e + 1, 9); /* behind the ninth digit there are zeros */
+        p += n > e + 1 ? n + 1 : e + 3;
     } else if (e < 0 && e >= -5) {
-        *p++ = '0', *p++ = '.';
-        for (int i = -1; i > e; i--) *p++ = '0';
-        memcpy(p, digits, (size_t)n);
+        memcpy(p, "0.0000", 6);
+        p += 1 - e;
+        memcpy(p, digits, 9);
         p += n;
     } else {
         *p++ = digits[0];
         if (n > 1) {
             *p++ = '.';
-            memcpy(p, digits + 1, (size_t)n - 1);
+            memcpy(p, digits + 1, 8);
             p += n - 1;
         }
         *p++ = 'e';
@@ -96,22 +111,34 @@ size_t glia_float_text(float x, char out[GLIA_FLOAT_CHARS]) {
 
 /* ------------------------------------------------------------------ base64 */
 
+static const char table64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Pairs of characters for 12 bits: 8 KiB, filled once. */
+static char pairs64[4096][2];
+static void fill_pairs(void) {
+    for (int i = 0; i < 4096; i++) pairs64[i][0] = table64[i >> 6], pairs64[i][1] = table64[i & 63];
+}
+
 void glia_base64_add(glia_buf *b, const void *bytes, size_t n) {
-    static const char table[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     const uint8_t *s = bytes;
     if (!n || !glia_buf_reserve(b, (n + 2) / 3 * 4)) return;
+    (void)pthread_once(&once, fill_pairs);
     char *p = b->p + b->n;
-    for (; n >= 3; n -= 3, s += 3) {
-        *p++ = table[s[0] >> 2];
-        *p++ = table[(unsigned)(s[0] & 3) << 4 | (unsigned)s[1] >> 4];
-        *p++ = table[(unsigned)(s[1] & 15) << 2 | (unsigned)s[2] >> 6];
-        *p++ = table[s[2] & 63];
+    for (; n >= 6; n -= 6, s += 6, p += 8) {
+        uint32_t x = (uint32_t)s[0] << 16 | (uint32_t)s[1] << 8 | s[2], y = (uint32_t)s[3] << 16 | (uint32_t)s[4] << 8 | s[5];
+        memcpy(p, pairs64[x >> 12], 2), memcpy(p + 2, pairs64[x & 4095], 2);
+        memcpy(p + 4, pairs64[y >> 12], 2), memcpy(p + 6, pairs64[y & 4095], 2);
+    }
+    for (; n >= 3; n -= 3, s += 3, p += 4) {
+        uint32_t x = (uint32_t)s[0] << 16 | (uint32_t)s[1] << 8 | s[2];
+        memcpy(p, pairs64[x >> 12], 2), memcpy(p + 2, pairs64[x & 4095], 2);
     }
     if (n) {
         unsigned second = n == 2 ? s[1] : 0;
-        *p++ = table[s[0] >> 2];
-        *p++ = table[(unsigned)(s[0] & 3) << 4 | second >> 4];
-        *p++ = n == 2 ? table[(second & 15) << 2] : '=';
+        *p++ = table64[s[0] >> 2];
+        *p++ = table64[(unsigned)(s[0] & 3) << 4 | second >> 4];
+        *p++ = n == 2 ? table64[(second & 15) << 2] : '=';
         *p++ = '=';
     }
     *p = 0;

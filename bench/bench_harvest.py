@@ -1,0 +1,95 @@
+"""What a harvest costs: tokens/s against plain prefill of the same pieces, in one server, in alternating pairs.
+
+    python3 bench/bench_harvest.py --glia build/glia --model FILE.gguf [--rounds 3] [--tokens 8192] [--points resid_pre@all]
+
+Plain: completions with max_tokens 0, no hooks, as many at once as the harvest keeps under way.  Harvest: POST
+/api/v1/harvests of the same token ids.  Also: resident memory before, between and after.  Prints ratios; a number means
+something only beside the other of the same run."""
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+
+def call(port, method, path, body=None):
+    data = None if body is None else json.dumps(body).encode()
+    r = urllib.request.Request("http://127.0.0.1:%d%s" % (port, path), data, method=method)
+    with urllib.request.urlopen(r, timeout=3600) as f:
+        return json.load(f)
+
+
+def resident(pid):
+    with open("/proc/%d/status" % pid) as f:
+        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
+
+
+def plain(port, pieces):
+    t = time.monotonic()
+    for i in range(0, len(pieces), 64):
+        call(port, "POST", "/v1/completions", {"prompt": pieces[i:i + 64], "max_tokens": 0, "cache_prompt": False})
+    return time.monotonic() - t
+
+
+def harvest(port, pieces, points, **more):
+    t = time.monotonic()
+    h = call(port, "POST", "/api/v1/harvests", dict({"points": points, "documents": [{"tokens": p} for p in pieces]}, **more))
+    while h["status"] == "running":
+        time.sleep(0.02)
+        h = call(port, "GET", "/api/v1/harvests/" + h["id"])
+    assert h["status"] == "completed", h
+    seconds, size = time.monotonic() - t, h["run"]["bytes"]
+    call(port, "DELETE", "/api/v1/runs/" + h["id"])
+    return seconds, size
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--glia", default="build/glia")
+    p.add_argument("--model", required=True)
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--tokens", type=int, default=8192)
+    p.add_argument("--piece", type=int, default=256)
+    p.add_argument("--points", default="resid_pre@all")
+    p.add_argument("--threads", default=str(os.cpu_count()))
+    a = p.parse_args()
+    rng = random.Random(1)
+    pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
+    with tempfile.TemporaryDirectory() as d:
+        port_file = os.path.join(d, "port")
+        server = subprocess.Popen([a.glia, "serve", "--model", a.model, "--listen", "127.0.0.1:0", "--port-file", port_file,
+                                   "--store", os.path.join(d, "store"), "--ctx", "1024", "--threads", a.threads, "--json"],
+                                  stdout=subprocess.DEVNULL)
+        try:
+            while not os.path.exists(port_file):
+                time.sleep(0.05)
+            port = int(open(port_file).read())
+            plain(port, pieces[:2])
+            harvest(port, pieces[:2], a.points)
+            memory, ratios, rates = [resident(server.pid)], [], []
+            for i in range(a.rounds):
+                one, two = (lambda: plain(port, pieces)), (lambda: harvest(port, pieces, a.points))
+                if i % 2:
+                    s, (h, size) = one(), two()
+                else:
+                    (h, size), s = two(), one()
+                ratios.append(s / h)
+                rates.append((len(pieces) * a.piece / s, len(pieces) * a.piece / h, size / h / 1e6))
+                memory.append(resident(server.pid))
+                print("round %d: plain %.0f tokens/s, harvest %.0f tokens/s, %.1f MB/s written" % ((i + 1,) + rates[-1]),
+                      file=sys.stderr)
+            print("%s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
+                  (a.points, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
+            print("resident MiB at the start and after each round: " + " ".join("%.0f" % m for m in memory))
+        finally:
+            server.terminate()
+            server.wait()
+
+
+if __name__ == "__main__":
+    main()
