@@ -209,7 +209,7 @@ bool glia_whole_has_indices(const glia_job *j, size_t i); /* NAME.indices (I32) 
 
 /* -- pieces.c: what whole replies and streams have in common */
 const char *glia_finish_name(glia_finish f);
-void glia_add_usage(glia_buf *b, const glia_usage *u);                  /* {"prompt_tokens":…} */
+void glia_add_usage(glia_buf *b, const glia_job *j);                    /* {"prompt_tokens":…} of all choices */
 void glia_add_timings(glia_buf *b, const glia_usage *u);                /* {"prompt_ms":…} */
 void glia_add_head(glia_buf *b, const glia_job *j, const char *object); /* "id":…,"object":…,"created":…,"model":… */
 /* "error":{…} as every OpenAI-shaped error has it */

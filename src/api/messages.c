@@ -126,6 +126,33 @@ done:
     return st;
 }
 
+/* A last message of the assistant's text is the beginning of the answer, not a turn of its own. */
+static bool is_begun(yyjson_val *list) {
+    yyjson_val *last = yyjson_arr_get_last(list), *content = glia_json_get(last, "content"), *block;
+    size_t i, n;
+    if (yyjson_arr_size(list) < 2 || !yyjson_equals_str(glia_json_get(last, "role"), "assistant")) return false;
+    yyjson_arr_foreach(content, i, n, block) {
+        if (!yyjson_equals_str(glia_json_get(block, "type"), "text")) return false;
+    }
+    return content != NULL;
+}
+
+static glia_status read_beginning(yyjson_val *root, glia_buf *out, glia_err *err) {
+    yyjson_val *list = glia_json_get(root, "messages");
+    char path[64];
+    glia_buf text = {0};
+    if (!yyjson_is_arr(list) || !is_begun(list)) return GLIA_OK;
+    (void)snprintf(path, sizeof path, "messages[%zu].content", yyjson_arr_size(list) - 1);
+    glia_status st = glia_talk_text(glia_json_get(yyjson_arr_get_last(list), "content"), path, text_types, &text, err);
+    if (!st) {
+        glia_buf_adds(out, ",\"continue_with\":");
+        glia_json_add_str(out, text.p ? text.p : "", text.n);
+    }
+    if (text.failed) out->failed = true;
+    glia_buf_clear(&text);
+    return st;
+}
+
 static glia_status read_messages(glia_job *j, yyjson_val *root, glia_err *err) {
     yyjson_val *list = glia_json_get(root, "messages"), *message;
     yyjson_arr_iter it;
@@ -140,6 +167,7 @@ static glia_status read_messages(glia_job *j, yyjson_val *root, glia_err *err) {
     for (yyjson_arr_iter_init(list, &it); !st && (message = yyjson_arr_iter_next(&it)); i++) {
         char path[48];
         (void)snprintf(path, sizeof path, "messages[%zu]", i);
+        if (i + 1 == yyjson_arr_size(list) && is_begun(list)) break;
         st = read_message(&t, message, path, err);
     }
     glia_talk_end(&t);
@@ -303,7 +331,7 @@ static glia_status read_any(glia_job *j, yyjson_val *root, bool count, glia_buf 
     glia_buf_add(out, j->turn.messages.p, j->turn.messages.n);
     glia_buf_adds(out, "]");
     if ((st = read_tools(root, out, err)) || (st = read_thinking(root, out, err))) return st;
-    if ((st = read_output(root, out, err))) return st;
+    if ((st = read_output(root, out, err)) || (st = read_beginning(root, out, err))) return st;
     glia_talk_pass(out, root, "max_tokens", "max_tokens");
     glia_talk_pass(out, root, "stop_sequences", "stop");
     glia_talk_pass(out, root, "stream", "stream");
@@ -321,6 +349,7 @@ static const char *const names[][2] = {{"stop", "stop_sequences"},
                                        {".parameters", ".input_schema"},
                                        {"response_format.json_schema", "output_config.format"},
                                        {"reasoning_effort", "thinking"},
+                                       {"continue_with", "messages"},
                                        {NULL, NULL}};
 
 /* ------------------------------------------------------------------ writing */

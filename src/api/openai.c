@@ -102,7 +102,7 @@ static char *whole(glia_job *j, size_t *n) {
         add_choice(&b, j, &j->choices[i]);
     }
     glia_buf_adds(&b, "],\"usage\":");
-    glia_add_usage(&b, &u);
+    glia_add_usage(&b, j);
     glia_buf_adds(&b, ",\"timings\":");
     glia_add_timings(&b, &u);
     if (j->face->lms) glia_add_lms_rest(&b, j);
@@ -219,7 +219,7 @@ static void stream_end(glia_job *j) {
         glia_stream_open_line(j, "done");
         glia_add_head(&j->out, j, "chat.completion.done");
         glia_buf_addf(&j->out, ",\"finish_reason\":\"%s\",\"usage\":", glia_finish_reason(&j->choices[0]));
-        glia_add_usage(&j->out, &u);
+        glia_add_usage(&j->out, j);
         glia_buf_adds(&j->out, ",\"timings\":");
         glia_add_timings(&j->out, &u);
         glia_stream_close_line(j);
@@ -227,7 +227,7 @@ static void stream_end(glia_job *j) {
         glia_stream_open_line(j, NULL);
         glia_add_head(&j->out, j, chunk_object(j));
         glia_buf_adds(&j->out, ",\"choices\":[],\"usage\":");
-        glia_add_usage(&j->out, &u);
+        glia_add_usage(&j->out, j);
         glia_stream_close_line(j);
     }
     if (j->wire == GLIA_WIRE_SSE) glia_buf_adds(&j->out, "data: [DONE]\n\n");

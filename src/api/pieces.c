@@ -6,16 +6,21 @@
 
 const char *glia_finish_name(glia_finish f) { return f == GLIA_FINISH_LENGTH ? "length" : "stop"; }
 
-void glia_add_usage(glia_buf *b, const glia_usage *u) {
+void glia_add_usage(glia_buf *b, const glia_job *j) {
+    glia_usage u = glia_job_usage(j);
+    int n_reasoning = 0;
+    for (size_t i = 0; i < j->n_choices; i++) n_reasoning += (int)glia_reasoning_tokens(&j->choices[i]);
     glia_buf_addf(b,
                   "{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":%d}",
-                  (int)u->n_prompt, (int)u->n_generated, (int)(u->n_prompt + u->n_generated), (int)u->n_cached);
-    if (u->n_guessed) {
-        glia_buf_addf(b,
-                      ",\"completion_tokens_details\":{\"accepted_prediction_tokens\":%d,"
-                      "\"rejected_prediction_tokens\":%d}",
-                      (int)u->n_right, (int)(u->n_guessed - u->n_right));
+                  (int)u.n_prompt, (int)u.n_generated, (int)(u.n_prompt + u.n_generated), (int)u.n_cached);
+    if (n_reasoning || u.n_guessed || j->face->lms) {
+        glia_buf_addf(b, ",\"completion_tokens_details\":{\"reasoning_tokens\":%d", n_reasoning);
+        if (u.n_guessed) {
+            glia_buf_addf(b, ",\"accepted_prediction_tokens\":%d,\"rejected_prediction_tokens\":%d", (int)u.n_right,
+                          (int)(u.n_guessed - u.n_right));
+        }
+        glia_buf_adds(b, "}");
     }
     glia_buf_adds(b, "}");
 }

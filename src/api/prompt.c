@@ -352,6 +352,29 @@ static glia_status add_options(yyjson_val *root, const glia_tools *t, bool own, 
     return GLIA_OK;
 }
 
+/* The rendered prompt, and behind it what the answer is to begin with (continue_with). */
+static glia_status tokenize_chat(const glia_model *m, yyjson_val *root, const glia_chat *chat, int32_t **out, size_t *n,
+                                 glia_err *err) {
+    yyjson_val *begin = glia_json_get(root, "continue_with");
+    glia_buf both = {0};
+    if (!begin)
+        return glia_prompt_text(m, chat->prompt, chat->n_prompt, "messages", chat->add_special, true, out, n, err);
+    if (!yyjson_is_str(begin)) {
+        return glia_fail_at(err, GLIA_EINVAL, "continue_with", "continue_with must be a string, not %s",
+                            glia_json_kind(begin));
+    }
+    if (chat->thinks) {
+        return glia_fail_at(err, GLIA_EINVAL, "continue_with",
+                            "continue_with: an answer of a model that reasons cannot be begun for it");
+    }
+    glia_buf_add(&both, chat->prompt, chat->n_prompt);
+    if (yyjson_get_len(begin)) glia_buf_add(&both, yyjson_get_str(begin), yyjson_get_len(begin));
+    glia_status st = both.failed ? glia_fail(err, GLIA_ENOMEM, "no memory for the prompt")
+                                 : glia_prompt_text(m, both.p, both.n, "messages", chat->add_special, true, out, n, err);
+    glia_buf_clear(&both);
+    return st;
+}
+
 glia_status glia_prompt_plan(const glia_model *m, yyjson_val *root, bool structured, glia_tools *tools, bool *own,
                              glia_chat **chat, int32_t **out, size_t *n, glia_err *err) {
     glia_buf json = {0};
@@ -377,7 +400,7 @@ glia_status glia_prompt_plan(const glia_model *m, yyjson_val *root, bool structu
                           "reasoning_effort: this model does not reason; leave it out, or say \"none\"");
         goto done;
     }
-    st = glia_prompt_text(m, (*chat)->prompt, (*chat)->n_prompt, "messages", (*chat)->add_special, true, out, n, err);
+    st = tokenize_chat(m, root, *chat, out, n, err);
 done:
     if (st && err && st == GLIA_EINVAL && !err->param[0]) (void)snprintf(err->param, sizeof err->param, "messages");
     if (st) {

@@ -160,10 +160,10 @@ void glia_talk_pass(glia_buf *out, yyjson_val *root, const char *from, const cha
     free(text);
 }
 
-static const char *const common[] = {"model",         "seed",              "logit_bias",   "cache_prompt",
-                                     "interventions", "activation_hooks",  "draft_model",  "activation_format",
-                                     "registered_hooks",
-                                     "ttl",           "chat_template_kwargs", NULL};
+static const char *const common[] = {
+    "model",    "seed",        "logit_bias", "cache_prompt", "activation_hooks", "registered_hooks",     "activation_format",
+    "priority", "speculative", "prediction", "lora",         "interventions",    "chat_template_kwargs", "draft_model",
+    "ttl",      NULL};
 
 void glia_talk_pass_common(glia_buf *out, yyjson_val *root) {
     size_t n;

@@ -61,6 +61,7 @@ class V0(ApiTest):
         status, r = v0(max_tokens=8)
         self.assertEqual(status, 200, r)
         self.check_rest(r, "maxPredictedTokensReached")
+        self.assertEqual(r["usage"]["completion_tokens_details"], {"reasoning_tokens": 0})
         message = r["choices"][0]["message"]
         self.assertEqual((message["reasoning_content"], message["tool_calls"]), ("", []))
         self.assertEqual(message["content"], server.chat(max_tokens=8)[1]["choices"][0]["message"]["content"])

@@ -66,6 +66,17 @@ class Whole(ApiTest):
         inside = [{"role": "system", "content": "Be\nbrief."}, {"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
         self.assertEqual(server.post(PATH + "/count_tokens", {"messages": inside}), (200, {"input_tokens": want}))
 
+    def test_a_last_message_of_the_assistant_begins_the_answer(self):
+        whole = ask()[1]["content"][0]["text"]
+        begun = whole[:5]  # tokens of "Hello" are those of the answer's beginning
+        self.assertEqual(begun, "Hello")
+        for content in (begun, [{"type": "text", "text": begun}]):
+            _, r = ask(HELLO + [{"role": "assistant", "content": content}], max_tokens=7)
+            self.assertEqual(begun + r["content"][0]["text"], whole)
+        n = server.post(PATH + "/count_tokens", {"messages": HELLO})[1]["input_tokens"]
+        more = server.post(PATH + "/count_tokens", {"messages": HELLO + [{"role": "assistant", "content": begun}]})[1]["input_tokens"]
+        self.assertEqual(more, n + 1)
+
     def test_a_stop_sequence_ends_it_and_is_told(self):
         text = ask()[1]["content"][0]["text"]
         stop = text[5:7]
