@@ -225,6 +225,8 @@ int32_t glia_reasoning_tokens(const glia_choice *c);
 
 /* -- openai.c */
 extern const glia_face glia_openai_chat, glia_openai_completion;
+/* -- messages.c, responses.c, lms_chat.c */
+extern const glia_face glia_messages, glia_responses, glia_lms_v1_chat;
 
 /* -- lms.c: what LM Studio's replies say beside */
 void glia_add_lms_rest(glia_buf *b, const glia_job *j); /* ,"stats":{…},"model_info":{…},"runtime":{…} */

@@ -276,7 +276,7 @@ static void stream_error(glia_job *j, const glia_err *err) {
     glia_stream_close_line(j);
 }
 
-static const glia_face face = {
+const glia_face glia_lms_v1_chat = {
     .id_prefix = "resp_",
     .kind = GLIA_API_CHAT,
     .hex = true,
@@ -295,4 +295,4 @@ static const glia_face face = {
     .blocks = {block_open, block_grow, block_close},
 };
 
-void glia_on_lms_v1_chat(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &face, false); }
+void glia_on_lms_v1_chat(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &glia_lms_v1_chat, false); }

@@ -489,7 +489,7 @@ static void stream_error(glia_job *j, const glia_err *err) {
     glia_stream_close_line(j);
 }
 
-static const glia_face face = {
+const glia_face glia_messages = {
     .id_prefix = "msg_",
     .kind = GLIA_API_CHAT,
     .named = true,
@@ -506,7 +506,7 @@ static const glia_face face = {
     .blocks = {block_open, block_grow, block_close},
 };
 
-void glia_on_messages(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &face, false); }
+void glia_on_messages(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &glia_messages, false); }
 
 /* ------------------------------------------------------------------ counting */
 
@@ -537,7 +537,7 @@ void glia_on_count_tokens(void *ud, glia_http_request *rq) {
     glia_status st;
     glia_buf b = {0};
     const char *body = glia_http_body(rq, &n_body);
-    glia_job *j = glia_job_new(ud, &face);
+    glia_job *j = glia_job_new(ud, &glia_messages);
     if (!j) st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
     else if ((st = count(ud, body, n_body, &n, j, &err))) glia_job_fix_param(j, &err);
     if (st) {

@@ -648,7 +648,7 @@ static void stream_error(glia_job *j, const glia_err *err) {
     response_event(j, "response.failed", "failed", err);
 }
 
-static const glia_face face = {
+const glia_face glia_responses = {
     .id_prefix = "resp_",
     .kind = GLIA_API_CHAT,
     .hex = true,
@@ -667,7 +667,7 @@ static const glia_face face = {
     .blocks = {block_open, block_grow, block_close},
 };
 
-void glia_on_responses(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &face, false); }
+void glia_on_responses(void *ud, glia_http_request *rq) { glia_job_serve(ud, rq, &glia_responses, false); }
 
 /* ------------------------------------------------------------------ what was stored */
 

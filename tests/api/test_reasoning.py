@@ -1,0 +1,106 @@
+"""Reasoning on every family: a model whose template opens the answer with <think>.  SmolLM2 never closes it, so that all it
+says is reasoning; with reasoning switched off nothing of it is."""
+import json
+import os
+import tempfile
+import unittest
+
+import harness
+from harness import ApiTest
+from test_tools import with_template
+
+harness.need(harness.MODEL)
+server = folder = None
+TEMPLATE = ("{%- for m in messages %}"
+            "{%- if m.role == 'assistant' and m.reasoning_content %}"
+            "{{ '<|im_start|>assistant\\n<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' + m.content + '<|im_end|>\\n' }}"
+            "{%- else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+            "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+            "{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}"
+            "{%- else %}{{ '<think>\\n' }}{%- endif %}{%- endif %}")
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def setUpModule():
+    global server, folder
+    folder = tempfile.TemporaryDirectory()
+    path = os.path.join(folder.name, "thinks.gguf")
+    with_template(harness.MODEL, path, TEMPLATE)
+    server = harness.Server(path, ["--ctx", "256", "--parallel", "1"])
+
+
+def tearDownModule():
+    server.stop()
+    folder.cleanup()
+
+
+def events(path, body):
+    _, data = server.stream(path, body)
+    return [json.loads(block.split("\ndata: ")[1]) for block in data.decode().split("\n\n")[:-1]]
+
+
+class Reasoning(ApiTest):
+    def test_chats(self):
+        for path in ("/v1/chat/completions", "/api/v0/chat/completions"):
+            _, r = server.chat(path=path, max_tokens=8, ignore_eos=True)
+            message = r["choices"][0]["message"]
+            self.assertEqual(message["content"], "")
+            self.assertTrue(message["reasoning_content"])
+            self.assertEqual(r["usage"]["completion_tokens_details"]["reasoning_tokens"], 8)
+            chunks = server.sse(path, {"messages": HELLO, "max_tokens": 8, "temperature": 0, "ignore_eos": True})
+            said = "".join(c["choices"][0]["delta"].get("reasoning_content", "") for c in chunks if c["choices"])
+            self.assertEqual(said, message["reasoning_content"])
+            for off in ({"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}):
+                _, r = server.chat(path=path, max_tokens=8, ignore_eos=True, **off)
+                self.assertTrue(r["choices"][0]["message"]["content"])
+                self.assertFalse(r["choices"][0]["message"].get("reasoning_content"))
+            self.assertEqual(server.chat(path=path, max_tokens=8, reasoning_effort="high")[0], 200)
+
+    def test_responses(self):
+        body = {"input": "Hello", "max_output_tokens": 8, "temperature": 0, "ignore_eos": True}
+        _, r = server.post("/v1/responses", body)
+        item, = r["output"]
+        self.assertEqual((item["type"], item["content"][0]["type"]), ("reasoning", "reasoning_text"))
+        self.assertEqual(r["usage"]["output_tokens_details"]["reasoning_tokens"], 8)
+        got = events("/v1/responses", body)
+        text = "".join(e["delta"] for e in got if e["type"] == "response.reasoning_text.delta")
+        self.assertEqual((text, got[-1]["response"]["output"][0]["content"]), (item["content"][0]["text"], item["content"]))
+        _, next_one = server.post("/v1/responses", dict(body, previous_response_id=r["id"], input="And?"))
+        self.assertEqual(next_one["object"], "response", next_one)
+        _, same = server.post("/v1/responses", dict(body, input=[HELLO[0], item, {"role": "user", "content": "And?"}]))
+        self.assertEqual(same["usage"]["input_tokens"], next_one["usage"]["input_tokens"])
+        _, r = server.post("/v1/responses", dict(body, reasoning={"effort": "none"}))
+        self.assertEqual([i["type"] for i in r["output"]], ["message"])
+        self.check_error(server.post("/v1/responses", dict(body, include=["message.output_text.logprobs"])), 400, "include")
+
+    def test_messages(self):
+        body = {"messages": HELLO, "max_tokens": 8, "temperature": 0, "ignore_eos": True, "thinking": {"type": "enabled", "budget_tokens": 1024}}
+        _, r = server.post("/v1/messages", body)
+        block, = r["content"]
+        self.assertEqual((block["type"], r["stop_reason"]), ("thinking", "max_tokens"))
+        got = events("/v1/messages", body)
+        self.assertEqual("".join(e["delta"]["thinking"] for e in got if e["type"] == "content_block_delta"), block["thinking"])
+        history = HELLO + [{"role": "assistant", "content": [block, {"type": "text", "text": "Hi"}]}, {"role": "user", "content": "And?"}]
+        self.assertEqual(server.post("/v1/messages", dict(body, messages=history))[0], 200)
+        _, r = server.post("/v1/messages", dict(body, thinking={"type": "disabled"}))
+        self.assertEqual([b["type"] for b in r["content"]], ["text"])
+        begun = HELLO + [{"role": "assistant", "content": "Hi"}]
+        status, r = server.post("/v1/messages", dict(body, messages=begun))
+        self.assertEqual((status, r["error"]["param"]), (400, "messages"), r)
+
+    def test_lm_studio(self):
+        body = {"model": server.model, "input": "Hello", "max_output_tokens": 8, "temperature": 0, "ignore_eos": True}
+        for on in ({}, {"reasoning": "on"}, {"reasoning": "low"}):
+            _, r = server.post("/api/v1/chat", dict(body, **on))
+            self.assertEqual([o["type"] for o in r["output"]], ["reasoning"])
+            self.assertEqual(r["stats"]["reasoning_output_tokens"], 8)
+        got = events("/api/v1/chat", body)
+        kinds = [e["type"] for e in got if e["type"].startswith(("reasoning", "message"))]
+        self.assertEqual((kinds[0], kinds[-1]), ("reasoning.start", "reasoning.end"))
+        self.assertEqual("".join(e["content"] for e in got if e["type"] == "reasoning.delta"), got[-1]["result"]["output"][0]["content"])
+        _, r = server.post("/api/v1/chat", dict(body, reasoning="off"))
+        self.assertEqual([o["type"] for o in r["output"]], ["message"])
+
+
+if __name__ == "__main__":
+    unittest.main()
