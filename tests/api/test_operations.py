@@ -171,7 +171,7 @@ class Completion(ApiTest):
             return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout.split()
         self.assertEqual(complete("glia", "ins"), ["inspect"])
         self.assertEqual(complete("glia", "serve", "--cache-t"), ["--cache-type"])
-        self.assertEqual(complete("glia", "serve", "--cache-type", ""), ["f16", "f32", "q8_0"])
+        self.assertEqual(complete("glia", "serve", "--flash-attn", ""), ["auto", "on", "off"])
         self.assertEqual(complete("glia", "harvest", "--statistics"), ["--statistics-only"])
 
     def test_every_flag_of_serve_is_in_every_script(self):
