@@ -4,7 +4,9 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "lab/head_study.h"
+#include "lab/head_weights.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* What a head of this kind is called in a circuit; NULL: the pattern says nothing of one. */
@@ -52,7 +54,92 @@ static void add_scores(glia_buf *b, const char *key, const glia_pattern_score *s
     glia_buf_adds(b, "}");
 }
 
-static void add_head(glia_buf *b, const glia_studied_head *h) {
+/* ------------------------------------------------------------------ from the weights */
+
+enum { MAX_PAIRS = 64 };
+
+/* What the file says of the heads; file NULL: it was not asked, or cannot say (why). */
+typedef struct from_weights {
+    glia_heads_file *file;
+    double *copying, *matching; /* [heads] NaN: this layer's weights are not plain */
+    glia_err why;
+} from_weights;
+
+static void weights_clear(from_weights *w) {
+    glia_heads_file_close(w->file);
+    glia_free(w->copying);
+    glia_free(w->matching);
+}
+
+/* Tokens are thinned out where all of them would take minutes. */
+static size_t tokens_for(size_t d) {
+    double n = 5e10 / ((double)d * (double)d);
+    return n < 256 ? 256 : (size_t)n;
+}
+
+static glia_status read_weights(from_weights *w, const glia_study *s, const glia_head_study *a, glia_err *err) {
+    glia_status st = glia_heads_file_open(&w->file, s->m, tokens_for((size_t)s->info.n_embd), &w->why);
+    if (st == GLIA_EHOOK) return GLIA_OK;
+    w->copying = glia_malloc((a->n_heads + 1) * sizeof *w->copying), w->matching = glia_malloc((a->n_heads + 1) * sizeof *w->matching);
+    if (!st && (!w->copying || !w->matching)) st = glia_fail(&w->why, GLIA_ENOMEM, "no memory for %zu heads", a->n_heads);
+    for (size_t i = 0; i < a->n_heads && !st; i++) {
+        w->copying[i] = w->matching[i] = (double)NAN;
+        st = glia_heads_file_scores(w->file, a->heads[i].layer, a->heads[i].head, &w->copying[i], &w->matching[i], &w->why);
+        if (st == GLIA_EHOOK) st = GLIA_OK; /* null for this head, and why */
+        if (glia_task_cancelled(s->task)) st = glia_fail(&w->why, GLIA_ECANCELLED, "cancelled");
+    }
+    if (st && err) *err = w->why;
+    return st;
+}
+
+typedef struct pair {
+    size_t from, to; /* heads */
+    glia_composition c;
+} pair;
+
+static int by_strength(const void *a, const void *b) {
+    double x = ((const pair *)a)->c.k, y = ((const pair *)b)->c.k;
+    return x > y ? -1 : x < y;
+}
+
+static void add_pair(glia_buf *b, const glia_head_study *a, const pair *p, bool first) {
+    const glia_studied_head *x = &a->heads[p->from], *y = &a->heads[p->to];
+    glia_buf_addf(b, "%s{\"source_layer\":%d,\"target_layer\":%d,\"dependency_type\":\"k_composition\",\"strength\":", first ? "" : ",",
+                  (int)x->layer, (int)y->layer);
+    glia_json_add_real(b, p->c.k);
+    glia_buf_addf(b,
+                  ",\"mechanism\":\"keys of an induction head read what a previous-token head writes\",\"affected_heads\":[[%d,%d],[%d,%d]]"
+                  ",\"metadata\":{\"q_composition\":",
+                  (int)x->layer, (int)x->head, (int)y->layer, (int)y->head);
+    glia_json_add_real(b, p->c.q);
+    glia_buf_adds(b, ",\"v_composition\":");
+    glia_json_add_real(b, p->c.v);
+    glia_buf_adds(b, "}}");
+}
+
+/* Previous-token heads before induction heads: the circuit that the two make. */
+static glia_status add_dependencies(glia_buf *b, const from_weights *w, const glia_head_study *a, glia_err *err) {
+    size_t n = 0;
+    pair *pairs = w->file ? glia_malloc((a->n_heads * a->n_heads + 1) * sizeof *pairs) : NULL;
+    glia_status st = w->file && !pairs ? glia_fail(err, GLIA_ENOMEM, "no memory for pairs of heads") : GLIA_OK;
+    for (size_t i = 0; pairs && i < a->n_heads && !st; i++) {
+        for (size_t k = 0; k < a->n_heads && !st; k++) {
+            const glia_studied_head *x = &a->heads[i], *y = &a->heads[k];
+            if (x->verdict.name != GLIA_PATTERN_PREVIOUS_TOKEN || y->verdict.name != GLIA_PATTERN_INDUCTION || x->layer >= y->layer) continue;
+            pairs[n] = (pair){.from = i, .to = k};
+            st = glia_heads_file_compose(w->file, x->layer, x->head, y->layer, y->head, &pairs[n].c, err);
+            if (st == GLIA_EHOOK || st == GLIA_EINVAL) st = GLIA_OK; /* not plain matrices, or of different widths: no such pair */
+            else
+                n++;
+        }
+    }
+    if (!st && n) qsort(pairs, n, sizeof *pairs, by_strength);
+    for (size_t i = 0; i < n && i < MAX_PAIRS && !st; i++) add_pair(b, a, &pairs[i], !i);
+    glia_free(pairs);
+    return st;
+}
+
+static void add_head(glia_buf *b, const glia_studied_head *h, const from_weights *w, size_t i) {
     const glia_head_verdict *v = &h->verdict;
     glia_buf_addf(b, "{\"layer\":%d,\"head\":%d,\"pattern_type\":\"%s\",\"confidence\":", (int)h->layer, (int)h->head,
                   glia_pattern_name(v->name));
@@ -68,6 +155,13 @@ static void add_head(glia_buf *b, const glia_studied_head *h) {
     add_scores(b, "random_repeated", v->probe, false);
     add_weights(b, "key_weights", h->keys, h->n_top);
     add_weights(b, "value_weights", h->values, h->n_values);
+    if (w->file) {
+        glia_buf_adds(b, ",\"weights\":{\"copying\":");
+        glia_json_add_real(b, w->copying[i]);
+        glia_buf_adds(b, ",\"matching\":");
+        glia_json_add_real(b, w->matching[i]);
+        glia_buf_adds(b, "}");
+    }
     glia_buf_adds(b, "}}");
 }
 
@@ -183,9 +277,18 @@ static glia_status attention_work(glia_study *s, glia_buf *b, glia_err *err) {
     glia_head_study_params p = {0};
     glia_head_study *a = NULL;
     const char *scope;
+    from_weights w = {0};
+    bool weights = false, across;
     yyjson_val *prompt = glia_json_get(s->root, "prompt");
     glia_status st = parse(s, &p, &scope, err);
-    if (st || (st = glia_head_study_run(&a, s->m, &p, err))) return st;
+    if (st || (st = glia_json_bool(s->root, "", "weights", &weights, NULL, err))) return st;
+    across = !strcmp(scope, "cross_layer") || !strcmp(scope, "global");
+    if ((st = glia_head_study_run(&a, s->m, &p, err))) return st;
+    if ((weights || across) && (st = read_weights(&w, s, a, err))) goto done;
+    if (weights && !w.file) {
+        st = glia_fail_at(err, GLIA_EHOOK, "weights", "%s", w.why.message);
+        goto done;
+    }
     glia_buf_adds(b, "{\"success\":true,\"prompt\":");
     if (yyjson_is_str(prompt)) glia_json_add_str(b, yyjson_get_str(prompt), yyjson_get_len(prompt));
     else glia_buf_adds(b, "null");
@@ -194,11 +297,13 @@ static glia_status attention_work(glia_study *s, glia_buf *b, glia_err *err) {
     glia_buf_adds(b, "],\"attention_heads\":[");
     for (size_t i = 0; i < a->n_heads; i++) {
         if (i) glia_buf_adds(b, ",");
-        add_head(b, &a->heads[i]);
+        add_head(b, &a->heads[i], &w, i);
     }
     glia_buf_adds(b, "],\"attention_patterns\":[");
     add_patterns(b, a);
-    glia_buf_adds(b, "],\"cross_layer_dependencies\":[],\"token_attributions\":");
+    glia_buf_adds(b, "],\"cross_layer_dependencies\":[");
+    if (across && (st = add_dependencies(b, &w, a, err))) goto done;
+    glia_buf_adds(b, "],\"token_attributions\":");
     if ((st = add_attributions(b, s, a, err))) goto done;
     glia_buf_adds(b, ",\"circuit_components\":[");
     add_components(b, a);
@@ -216,9 +321,19 @@ static glia_status attention_work(glia_study *s, glia_buf *b, glia_err *err) {
                   a->n_probes, a->probe_length, p.patterns.n_boot, p.patterns.n_perm, (unsigned long long)p.patterns.seed);
     glia_buf_addf(b, "\"token_attribution_method\":%s,", a->rollout ? "\"attention_rollout\"" : "null");
     glia_buf_adds(b, "\"confidence\":\"share of bootstrap resamples of the query rows that give the head the same name\","
-                     "\"not_computed\":{\"syntactic\":\"needs a parser\",\"semantic\":\"needs word senses\","
+                     "\"weights\":");
+    if (w.file) {
+        glia_buf_addf(b, "{\"tokens\":%zu,\"unrelated_composition\":", glia_heads_file_tokens(w.file));
+        glia_json_add_real(b, 1 / sqrt((double)s->info.n_embd));
+        glia_buf_adds(b, "},");
+    } else {
+        glia_json_add_cstr(b, weights || across ? w.why.message : "not asked for: weights, or scope cross_layer or global");
+        glia_buf_adds(b, ",");
+    }
+    glia_buf_adds(b, "\"not_computed\":{\"syntactic\":\"needs a parser\",\"semantic\":\"needs word senses\","
                      "\"inhibition\":\"needs interventions: POST /v1/circuits/discover\"}}}\n");
 done:
+    weights_clear(&w);
     glia_head_study_free(a);
     return st;
 }

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { GROUP_BYTES = 256 << 20 };
+enum { GROUP_BYTES = 256 << 20, MAX_ROLLOUT = 1024 };
 
 typedef struct study {
     glia_model *m;
@@ -156,7 +156,7 @@ static void roll(study *s, const glia_rows *r) {
 
 static glia_status begin_rollout(study *s, glia_err *err) {
     size_t n = s->p->n_tokens;
-    if (s->out->n_layers != (size_t)s->info.n_layer) return GLIA_OK;
+    if (s->out->n_layers != (size_t)s->info.n_layer || n > MAX_ROLLOUT) return GLIA_OK;
     s->mean = glia_malloc(n * n * sizeof *s->mean);
     s->roll = glia_calloc(n * n, sizeof *s->roll);
     s->scratch = glia_malloc(n * n * sizeof *s->scratch);
@@ -208,10 +208,11 @@ static glia_status run_group(study *s, const int32_t *layers, size_t n, glia_err
                           &(glia_forward_params){.cases = cases, .n_cases = n_cases, .on_progress = on_forward, .ud = s}, err);
     for (size_t i = 0; i < n && !st; i++) {
         size_t heads = heads_of(s, layers[i]);
-        if (!tell(s, s->from + s->share * (0.5 + 0.5 * (double)i / (double)n))) st = cancelled(err);
         for (size_t h = 0; h < heads && !st; h++) {
             glia_studied_head *out = &s->out->heads[s->out->n_heads++];
             *out = (glia_studied_head){.layer = layers[i]};
+            if (!tell(s, s->from + s->share * (0.5 + 0.5 * (double)i / (double)n))) st = cancelled(err);
+            if (st) break;
             st = judge(s, f, i, value_at[i] ? glia_forward_rows(f, 0, value_at[i]) : NULL, h, weight, out, err);
         }
         if (!st) roll(s, glia_forward_rows(f, 0, i));

@@ -67,6 +67,22 @@ class Induction(Planted):
             self.assertGreater(names[k]["confidence"], 0.9)
         self.assertEqual({(c["layer"], c["head"]) for c in reply["circuit_components"]}, self.planted)
 
+    def test_weights_say_that_the_one_reads_the_other_and_copies(self):
+        status, reply = self.server.post("/v1/analyze/attention", {"prompt": "The cat sat on the mat.", "scope": "cross_layer"})
+        self.assertEqual(status, 200, reply)
+        (before, match), = [sorted(self.planted)]
+        d, = reply["cross_layer_dependencies"]
+        self.assertEqual(d["affected_heads"], [list(before), list(match)])
+        self.assertAlmostEqual(d["strength"], planted.PART ** -0.5, places=2)  # |1 · 1| / (|1| |1|) of 40 channels
+        self.assertGreater(d["strength"], 1.7 * reply["metadata"]["weights"]["unrelated_composition"])
+        self.assertGreater(d["strength"], 4 * d["metadata"]["q_composition"])
+        for h in reply["attention_heads"]:
+            copies = h["metadata"]["weights"]["copying"]
+            if (h["layer"], h["head"]) == match:
+                self.assertGreater(copies, 0.95)
+            else:
+                self.assertLess(abs(copies), 0.7)
+
 
 class Elsewhere(Induction):
     make = staticmethod(lambda: planted.induction(seed=7, previous=0, match=3))

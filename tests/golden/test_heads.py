@@ -20,6 +20,8 @@ CLEAR = 0.4  # a score that makes a head of this kind
 
 
 class Heads(unittest.TestCase):
+    global_reply = None
+
     @classmethod
     def setUpClass(cls):
         with open(harness.MODEL, "rb") as f:
@@ -43,8 +45,10 @@ class Heads(unittest.TestCase):
             cls.names = {}
             for probes in (0, 1):  # two independent sets of random sequences
                 status, reply = server.post("/v1/analyze/attention", {
-                    "prompt": GOLDEN["prompts"][probes], "seed": probes, "permutations": 0})
+                    "prompt": GOLDEN["prompts"][probes], "seed": probes, "permutations": 0,
+                    "scope": "head_level" if probes else "cross_layer"})
                 assert status == 200, reply
+                cls.global_reply = cls.global_reply or reply
                 for h in reply["attention_heads"]:
                     cls.names.setdefault((h["layer"], h["head"]), []).append((h["pattern_type"], h["confidence"]))
         finally:
@@ -79,6 +83,24 @@ class Heads(unittest.TestCase):
         self.assertGreater(len(sure), 100)
         self.assertGreaterEqual(sum(sure) / len(sure), 0.9)
         self.assertLess(sum(unsure) / len(unsure), sum(sure) / len(sure))
+
+
+    def test_scores_from_weights_and_compositions(self):
+        weights, worst = GOLDEN["weights"], 0
+        for h in self.global_reply["attention_heads"]:
+            for name in ("copying", "matching"):
+                error = abs(h["metadata"]["weights"][name] - weights[name][h["layer"]][h["head"]])
+                worst = max(worst, error)
+                self.assertLess(error, 1e-3, h)
+        found = 0
+        for d in self.global_reply["cross_layer_dependencies"]:
+            for want in weights["compositions"]:
+                if [want["from"], want["to"]] == d["affected_heads"]:
+                    found += 1
+                    self.assertAlmostEqual(d["strength"], want["k"], places=4)
+                    self.assertAlmostEqual(d["metadata"]["q_composition"], want["q"], places=4)
+        self.assertGreaterEqual(found, 2)
+        print("copying and matching: largest error %.2g; %d compositions" % (worst, found))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """make_heads.py - attention scores of every head of SmolLM2-135M, computed by Hugging Face transformers and NumPy.
 
 Owns tests/golden/heads.json: token ids of random repeated sequences and of a text, and per head the mean attention on the
-previous token, the first token, earlier copies of the current token, and the tokens behind these (prefix matching).  The
+previous token, the first token, earlier copies of the current token, and the tokens behind these (prefix matching); from the
+weights, eigenvalue positivity of OV and QK in token space, and compositions of some pairs (Elhage et al. 2021).  The
 weights are those of the GGUF file, dequantized by llama.cpp's own Python package; the model is transformers' LlamaForCausalLM
 in float32 with eager attention.  Nothing of Glia is used.  Run by hand after run.sh has made its environment:
 
@@ -95,6 +96,39 @@ def scores(a, ids):
     return out
 
 
+def from_weights(model, config):
+    """Full matrices in double where a head's are d × d; nothing is reduced to the head's width but the eigenvalues."""
+    heads, dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    group = heads // config.num_key_value_heads
+    get = lambda name: model.state_dict()[name].double().numpy()
+    e, final = get("model.embed_tokens.weight"), get("model.norm.weight")
+    read, seen = e.T @ (e * final), e.T @ e
+
+    def head(layer, h):
+        p = "model.layers.%d." % layer
+        gain = get(p + "input_layernorm.weight")
+        rows = lambda name, i: get(p + "self_attn.%s.weight" % name)[i * dim:(i + 1) * dim]
+        o = get(p + "self_attn.o_proj.weight")[:, h * dim:(h + 1) * dim]
+        return rows("q_proj", h) * gain, rows("k_proj", h // group) * gain, rows("v_proj", h // group) * gain, o
+
+    def positivity(m):
+        w = np.linalg.eigvals(m)
+        return float(w.real.sum() / np.abs(w).sum())
+
+    copying, matching = [], []
+    for layer in range(config.num_hidden_layers):
+        all_heads = [head(layer, h) for h in range(heads)]
+        copying.append([round(positivity(v @ read @ o), 6) for q, k, v, o in all_heads])
+        matching.append([round(positivity(k @ seen @ q.T), 6) for q, k, v, o in all_heads])
+    pairs = []
+    for a, b in (((16, 0), (17, 3)), ((16, 0), (18, 6)), ((11, 1), (17, 4)), ((2, 1), (23, 2))):
+        (_, _, va, oa), (qb, kb, _, _) = head(*a), head(*b)
+        ov, qk, norm = oa @ va, qb.T @ kb, np.linalg.norm
+        pairs.append({"from": a, "to": b, "k": float(norm(qk @ ov) / norm(qk) / norm(ov)),
+                      "q": float(norm(qk.T @ ov) / norm(qk) / norm(ov))})
+    return {"copying": copying, "matching": matching, "compositions": pairs}
+
+
 def main():
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
     torch.set_num_threads(1)
@@ -113,7 +147,7 @@ def main():
            "packages": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
            "model": path.name, "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "prompts": prompts,
            "scores": {name: [[round(float(x), 6) for x in row] for row in total[name] / count[name]] for name in total},
-           "rows": count}
+           "rows": count, "weights": from_weights(model, config)}
     (ROOT / "tests" / "golden" / "heads.json").write_text(json.dumps(out) + "\n")
     for name in out["scores"]:
         best = sorted(((x, il, h) for il, row in enumerate(out["scores"][name]) for h, x in enumerate(row)), reverse=True)
