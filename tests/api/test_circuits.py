@@ -81,7 +81,7 @@ class Induction(Planted):
             if (h["layer"], h["head"]) == match:
                 self.assertGreater(copies, 0.95)
             else:
-                self.assertLess(abs(copies), 0.7)
+                self.assertLess(abs(copies or 0), 0.7)  # null: what it writes is not read by the output at all
 
 
 class Elsewhere(Induction):
