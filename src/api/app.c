@@ -43,9 +43,9 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
 
 void glia_app_clear(glia_app *app) {
     glia_tasks_free(app->tasks); /* they use the models */
+    glia_store_free(app->store); /* waits for requests that are being stored */
     glia_registered_free(app->registered);
     glia_history_free(app->history);
-    glia_store_free(app->store);
     glia_registry_free(app->models);
     glia_downloads_free(app->downloads);
     glia_catalogue_free(app->mirror);

@@ -4,6 +4,7 @@
  * a stopped one goes on with "resume". */
 #include "api/handlers.h"
 #include "api/hook_fields.h"
+#include "api/keep.h"
 #include "api/store.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -210,13 +211,12 @@ static glia_status parse_settings(work *w, yyjson_val *root, glia_err *err) {
 
 /* Where the data comes from and the shards go to. */
 static glia_status parse_places(work *w, yyjson_val *root, const char **resume, glia_err *err) {
-    const char *data = NULL, *out = NULL, *note = NULL;
+    const char *data = NULL, *out = NULL;
     glia_status st = glia_json_str(root, "", "data", &data, err);
     if (!st) st = glia_json_str(root, "", "out", &out, err);
-    if (!st) st = glia_json_str(root, "", "note", &note, err);
+    if (!st) st = glia_note_parse(root, w->about.note, err);
     if (!st) st = glia_json_str(root, "", "resume", resume, err);
     if (st) return st;
-    if (note) (void)snprintf(w->about.note, sizeof w->about.note, "%s", note);
     bool inline_data = glia_json_get(root, "documents") != NULL;
     if (*resume && out) return glia_fail_at(err, GLIA_EINVAL, "out", "out: a resumed harvest goes on where it lies");
     if (data && inline_data) return glia_fail_at(err, GLIA_EINVAL, "documents", "either data or documents, not both");
@@ -266,6 +266,7 @@ static glia_status open_run(work *w, const char *resume, glia_err *err) {
     }
     if (!st) st = bound_bytes(w, err);
     /* from here on it is there to be looked at, however it ends */
+    w->about.state = GLIA_RUN_WRITING;
     if (!st && !w->about.bytes) st = glia_run_record(w->writer, &w->about, NULL, 0, NULL, 0, err);
     if (st || w->data) return st;
     size_t n = strlen(w->about.folder) + sizeof "/data.jsonl";
@@ -356,7 +357,9 @@ void glia_on_harvest_start(void *ud, glia_http_request *rq) {
     glia_run_about about = w->about;
     glia_task_params p = {
         .kind = "harvest", .description = w->about.id, .work = run_harvest, .ud = w, .free_ud = work_free};
+    glia_runs *runs = w->runs;
     st = glia_tasks_start(app->tasks, &p, task, &err); /* w is the task's, also on failure */
+    if (st && !resume && !about.bytes) (void)glia_runs_delete(runs, about.id, NULL, NULL); /* nobody knows its id */
     if (!st) st = glia_store_set_task(app->store, about.id, task, &err);
     if (st) (void)glia_http_reply_error(rq, &err);
     else reply_harvest(app, rq, &about);

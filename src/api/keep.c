@@ -24,14 +24,21 @@ struct glia_keep {
     size_t n_body;
 };
 
+glia_status glia_note_parse(yyjson_val *root, char out[256], glia_err *err) {
+    const char *note = "";
+    glia_status st = glia_json_str(root, "", "note", &note, err);
+    if (!st && strlen(note) > 255) st = glia_fail_at(err, GLIA_EINVAL, "note", "note is one line of at most 255 bytes");
+    out[0] = 0;
+    if (!st) memcpy(out, note, strlen(note) + 1);
+    return st;
+}
+
 glia_status glia_keep_parse(glia_job *j, yyjson_val *root, glia_err *err) {
     bool store = false;
-    const char *note = NULL;
     glia_status st = glia_json_bool(root, "", "store", &store, NULL, err);
     if (st || !store || !j->acts.n) return st;
-    if ((st = glia_json_str(root, "", "note", &note, err))) return st;
     if (!(j->keep = glia_calloc(1, sizeof *j->keep))) return glia_fail(err, GLIA_ENOMEM, "no memory for the request");
-    (void)snprintf(j->keep->note, sizeof j->keep->note, "%s", note ? note : "");
+    if ((st = glia_note_parse(root, j->keep->note, err))) return st;
     glia_runs *runs; /* better now than after the work */
     return glia_store_runs(j->app->store, &runs, err);
 }

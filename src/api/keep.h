@@ -16,6 +16,9 @@ glia_status glia_keep_plan(glia_job *j, glia_err *err);
 /* Take an event's rows.  ENOMEM. */
 glia_status glia_keep_add(glia_job *j, glia_choice *c, const glia_event *ev, glia_err *err);
 
+/* "note" of a request; "" when absent.  EINVAL: too long. */
+glia_status glia_note_parse(yyjson_val *root, char out[256], glia_err *err);
+
 /* Start, and ask whether it has ended; *done false: wait to be woken.  *body: the reply, for whole ones
  * (freed with glia_free), or the labels as JSON members ("run":…,"activations":{…}) for streams. */
 glia_status glia_keep_run(glia_job *j, bool *done, char **body, size_t *n, glia_err *err);

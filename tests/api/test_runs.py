@@ -200,7 +200,7 @@ class Harvests(ApiTest):
                               ({"documents": [1]}, "documents[0]"), ({"dtype": "int8"}, "dtype"),
                               ({"positions": "first"}, "positions"), ({"window": 65}, "window"), ({"window": 0}, "window"),
                               ({"shard_bytes": 1}, "shard_bytes"), ({"max_tokens": -1}, "max_tokens"),
-                              ({"data": "/x"}, "documents"), ({"pionts": "x"}, "pionts"), ({"projection": 5}, "projection"),
+                              ({"data": "/x"}, "documents"), ({"note": "x" * 256}, "note"), ({"pionts": "x"}, "pionts"), ({"projection": 5}, "projection"),
                               ({"projection": {"seed": 1}}, "projection.n")):
             self.check_error(server.post("/api/v1/harvests", dict(good, **change)), 400, param)
         self.check_error(server.post("/api/v1/harvests", dict(good, points="router_logits@0")), 422, "points")
@@ -351,6 +351,7 @@ class Stored(ApiTest):
             status, _, reply = server.raw("POST", "/v1/completions", body, {"Accept": accept})
             self.assertEqual((status, json.loads(reply)["error"]["param"]), (400, "store"))
         self.check_error(server.post("/v1/completions", self.request(store="yes")), 400, "store")
+        self.check_error(server.post("/v1/completions", self.request(store=True, note="x" * 256)), 400, "note")
 
     def test_a_client_that_leaves_leaves_no_run(self):
         before = server.get("/api/v1/runs?kind=request")[1]["usage"]["runs"]
