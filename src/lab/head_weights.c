@@ -120,18 +120,16 @@ static bool read_part(const glia_heads_file *f, int32_t layer, int part, const i
            glia_model_weight_rows(f->m, name, before + from, before + from + n, out);
 }
 
-/* Columns of the output projection that belong to the head: [d, dim]. */
-static bool read_output(const glia_heads_file *f, int32_t layer, size_t head, size_t dim, size_t n_heads, float *out) {
+/* Columns of the output projection that belong to the head: [d, dim].  row: [n_heads * dim] scratch. */
+static bool read_output(const glia_heads_file *f, int32_t layer, size_t head, size_t dim, size_t n_heads, float *row, float *out) {
     char name[64];
     int64_t rows, cols;
     (void)snprintf(name, sizeof name, "blk.%d.attn_output.weight", (int)layer);
-    float *row = glia_malloc((n_heads * dim + 1) * sizeof *row);
-    bool good = row && glia_model_weight(f->m, name, &rows, &cols) && rows == (int64_t)f->d && cols == (int64_t)(n_heads * dim);
+    bool good = glia_model_weight(f->m, name, &rows, &cols) && rows == (int64_t)f->d && cols == (int64_t)(n_heads * dim);
     for (size_t i = 0; good && i < f->d; i++) {
         good = glia_model_weight_rows(f->m, name, (int64_t)i, (int64_t)i + 1, row);
         if (good) memcpy(out + i * dim, row + head * dim, dim * sizeof *out);
     }
-    glia_free(row);
     return good;
 }
 
@@ -148,11 +146,11 @@ static glia_status load(glia_heads_file *f, int slot, int32_t layer, int32_t hea
     int64_t sizes[3] = {q.n_heads * (int64_t)dim, k.n_heads * (int64_t)dim, v.n_heads * (int64_t)dim}, n = (int64_t)dim, rows, cols;
     char name[64];
     glia_free(l->all);
-    *l = (loaded){.layer = -1, .all = glia_malloc((4 * dim * d + d) * sizeof *l->all)};
+    *l = (loaded){.layer = -1, .all = glia_malloc((4 * dim * d + d + (size_t)sizes[0]) * sizeof *l->all)};
     if (!l->all) return glia_fail(err, GLIA_ENOMEM, "no memory for the weights of a head");
     float *wq = l->all, *wk = wq + dim * d, *wv = wk + dim * d, *wo = wv + dim * d, *gain = wo + dim * d;
     bool good = read_part(f, layer, 0, sizes, head * n, n, wq) && read_part(f, layer, 1, sizes, (int64_t)kv * n, n, wk) &&
-                read_part(f, layer, 2, sizes, (int64_t)kv * n, n, wv) && read_output(f, layer, (size_t)head, dim, (size_t)q.n_heads, wo);
+                read_part(f, layer, 2, sizes, (int64_t)kv * n, n, wv) && read_output(f, layer, (size_t)head, dim, (size_t)q.n_heads, gain + d, wo);
     if (!good) {
         return glia_fail(err, GLIA_EHOOK, "the file does not hold queries, keys, values and output of layer %d as plain matrices", (int)layer);
     }

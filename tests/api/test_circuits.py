@@ -31,7 +31,7 @@ class Planted(ApiTest):
             cls.dir.cleanup()
 
     def discover(self, **fields):
-        status, reply = self.server.post("/v1/circuits/discover", dict({"phenomenon": "induction", "max_circuits": 100}, **fields))
+        status, reply = self.server.post("/v1/circuits/discover", dict({"phenomenon": "induction", "max_circuits": 100, "n_samples": 12}, **fields))
         self.assertEqual(status, 200, reply)
         return reply
 
