@@ -324,10 +324,24 @@ void glia_catalogue_free(glia_catalogue *c) {
 
 const char *glia_catalogue_dir(const glia_catalogue *c, size_t i) { return i < c->n_dirs ? c->dirs[i] : NULL; }
 
+static bool same_files(const glia_scan *a, const glia_scan *b) {
+    if (!a || a->n != b->n) return false;
+    for (size_t i = 0; i < a->n; i++) {
+        const glia_scan_file *x = &a->files[i], *y = &b->files[i];
+        if (x->bytes != y->bytes || x->mtime_ns != y->mtime_ns || strcmp(x->path, y->path) != 0) return false;
+    }
+    return true;
+}
+
 static glia_status refresh_locked(glia_catalogue *c, glia_err *err) {
     glia_scan *s;
     glia_status st = glia_scan_new(&s, (const char *const *)c->dirs, c->n_dirs, c->seen, c->memo, err);
     if (st) return st;
+    c->seen_ms = now_ms();
+    if (c->list && same_files(c->seen, s)) {
+        glia_scan_free(s);
+        return GLIA_OK;
+    }
     list *l = make_list(s);
     if (!l) {
         glia_scan_free(s);
@@ -335,7 +349,7 @@ static glia_status refresh_locked(glia_catalogue *c, glia_err *err) {
     }
     glia_scan_free(c->seen);
     if (c->list) glia_models_unref(&c->list->pub);
-    c->seen = s, c->list = l, c->seen_ms = now_ms();
+    c->seen = s, c->list = l;
     return GLIA_OK;
 }
 

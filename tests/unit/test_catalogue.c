@@ -218,6 +218,9 @@ static void new_changed_and_removed_files_are_seen(void **s) {
     assert_string_equal(find(old, "one")->head.arch, "llama"); /* a list that was handed out does not change */
     assert_int_equal(glia_catalogue_get(c, 60000, &same, &err), GLIA_OK);
     assert_ptr_equal(same, now);
+    glia_models_unref(same);
+    same = get(c); /* looked through again: nothing changed, it is the same list */
+    assert_ptr_equal(same, now);
     assert_int_equal(unlink(in_dir("m/a/One/one.gguf")), 0);
     const glia_models *last = get(c);
     assert_int_equal(last->n, 2);
