@@ -38,7 +38,7 @@ command -v apt-get >/dev/null 2>&1 && command -v dpkg-deb >/dev/null 2>&1 || ski
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 [ -f "$keys" ] || skip "no keyring of Debian's archive"
 # the mirror that this machine uses already
-mirror=$(apt-get indextargets --format '$(REPO_URI)|$(RELEASE)' 'Identifier: Packages' 2>/dev/null |
+mirror=$(apt-get indextargets --no-release-info --format '$(REPO_URI)|$(RELEASE)' 'Identifier: Packages' 2>/dev/null |
     sed -n 's#^\(.*/debian/\)|[a-z]*$#\1#p' | head -n 1)
 [ -n "$mirror" ] || skip "no mirror of Debian's archive among apt's sources"
 

@@ -33,7 +33,8 @@ ALIAS = "llama-3.1-8b"
 
 # Squeak: read the packages quickly (without windows, changes file and Monticello), run, leave.  Only its own folder can be
 # written to, so the report goes there.
-SQUEAK_BOOT = """| s out |
+SQUEAK_BOOT = """| s out known |
+known := Undeclared keys.
 out := FileStream newFileNamed: 'report.txt'.
 s := ReadStream on: (FileStream readOnlyFileNamed: 'bundle.st') contentsOfEntireFile.
 [SystemChangeNotifier uniqueInstance doSilently: [[s skipSeparators. s atEnd] whileFalse: [
@@ -43,6 +44,7 @@ s := ReadStream on: (FileStream readOnlyFileNamed: 'bundle.st') contentsOfEntire
             on: Error do: [:e |
                 out nextPutAll: 'load: before character ', s position printString, ': ', e class name, ' ', e messageText asString; cr; flush.
                 e return: nil]]].
+Undeclared keysDo: [:key | (known includes: key) ifFalse: [out nextPutAll: 'load: undeclared ', key; cr; flush]].
 (Smalltalk at: #NSTestRunner) reporting: [:line | out nextPutAll: line; cr; flush]]
     ensure: [out close. Smalltalk snapshot: false andQuit: true]!
 """
