@@ -142,6 +142,20 @@ static void add_instances(glia_buf *b, const glia_view_models *v, const char *ba
     }
 }
 
+/* What is on its way, where there is something. */
+static void add_loading(glia_buf *b, const glia_view_models *v, const char *base) {
+    bool any = false;
+    for (size_t i = 0; i < v->instances->n; i++) {
+        const glia_instance *in = &v->instances->items[i];
+        if (in->state != GLIA_LOAD_LOADING || !is_of_base(in, v, base)) continue;
+        glia_buf_adds(b, any ? ",{\"id\":" : ",\"loading_instances\":[{\"id\":");
+        glia_json_add_cstr(b, in->id);
+        glia_buf_addf(b, ",\"progress\":%.3f}", (double)in->progress);
+        any = true;
+    }
+    if (any) glia_buf_adds(b, "]");
+}
+
 static void add_variants(glia_buf *b, const glia_view_models *v, const glia_model_file *selected) {
     bool any = false;
     glia_buf_adds(b, ",\"variants\":[");
@@ -191,6 +205,7 @@ static void add_v1(glia_buf *b, const glia_view_models *v, const glia_model_file
         glia_buf_adds(b, ",\"description\":null");
     }
     if (f->n_variants > 1) add_variants(b, v, f);
+    add_loading(b, v, f->base);
     glia_buf_addf(b, ",\"path\":");
     glia_json_add_cstr(b, f->path);
     glia_buf_addf(b, ",\"n_parts\":%llu,\"mmproj\":", (unsigned long long)f->n_parts);

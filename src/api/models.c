@@ -134,7 +134,8 @@ void glia_on_model(void *ud, glia_http_request *rq) {
         const glia_instance *in;
         const glia_model_file *f;
         glia_err why;
-        if (glia_view_find(&v, glia_registry_unalias(v.app->models, id), &in, &f, &why)) {
+        bool jit = glia_registry_get_params(v.app->models)->jit; /* without, it cannot be named in requests */
+        if (!jit || glia_view_find(&v, glia_registry_unalias(v.app->models, id), &in, &f, &why)) {
             (void)glia_http_reply_error(rq, &err);
             glia_view_clear(&v);
             return;

@@ -12,7 +12,8 @@
 static uint64_t default_budget(const cli_options *o) {
     if (o->n_gpu_layers != 0 && glia_has_gpu()) return 0;
     uint64_t room = glia_memory_available();
-    return room == UINT64_MAX ? 0 : room / 10 * 9;
+    if (room == UINT64_MAX) return 0;
+    return o->memory_limit > room / 10 * 9 ? o->memory_limit : room / 10 * 9; /* who allows one model more means it */
 }
 
 static glia_status make_app(cli_server *s, const cli_options *o, glia_err *err) {

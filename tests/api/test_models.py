@@ -322,6 +322,7 @@ class ByHand(ModelsTest):
         self.check_error(self.complete("tiny-llama"), 404, "model", "model_not_found", says=["/api/v1/models/load", "--jit"])
         self.assertEqual(self.server.get("/v1/models")[1]["data"], [])
         self.assertEqual(set(self.states().values()), {"not-loaded"})
+        self.check_error(self.server.get("/v1/models/tiny-llama"), 404, "model", "model_not_found")
 
     def test_load_says_what_it_did(self):
         status, body = self.load("tiny-llama")
@@ -548,6 +549,26 @@ class Memory(ModelsTest):
         self.assertTrue(0.6 * said < grown < 1.3 * said, (grown, said, grown / said))
         self.assertEqual(self.unload("big")[0], 200)
         wait(lambda: self.rss() - before < 0.5 * grown)
+
+
+class Stopping(ApiTest):
+    def test_the_server_stops_while_models_load_and_requests_wait(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("one", "two"):
+                os.makedirs(os.path.join(folder, name))
+                os.symlink(harness.MODEL if os.path.exists(harness.MODEL) else tiny("llama"), os.path.join(folder, name, name + ".gguf"))
+            for pause in (0, 0.02, 0.1, 0.3):
+                server = Server(False, ["--models-dir", folder, "--no-atlas-cache", "--shutdown-grace", "0"])
+                waiting = []
+                for name in ("one", "two", "two"):
+                    c = server.connect()
+                    c.request("POST", "/v1/completions", json.dumps({"model": name, "prompt": "a", "max_tokens": 1}),
+                              {"Content-Type": "application/json"})
+                    waiting.append(c)
+                time.sleep(pause)
+                server.stop()  # checks that it ends by itself, in time and without leaks
+                for c in waiting:
+                    c.close()
 
 
 if __name__ == "__main__":
