@@ -1,6 +1,7 @@
 /* engine/chat_bridge.cpp — the only C++ of Glia: what of llama.cpp speaks C++ or must be guarded by try, behind C.
  *
- * Templates come out of model files and are hostile input: sizes are bounded, every exception is caught here.
+ * Templates come out of model files and are hostile input: sizes, memory, time and depth are bounded (see `budget`), every
+ * exception is caught here.
  * Template rendering runs on any thread and only reads; glia_bridge_graph runs on the engine thread. */
 #include "bridge.h"
 
@@ -9,6 +10,7 @@
 #include "llama-ext.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -17,6 +19,9 @@
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <pthread.h>
+#include <time.h>
 
 extern "C" {
 #include "base/err.h"
@@ -58,6 +63,141 @@ template <typename F> auto guard(F f, const char ** why) -> decltype(f()) {
 }
 }  // namespace
 
+/* ------------------------------------------------------------------ what a template may cost */
+
+/* A template is a program: it can loop for hours, double a string forty times, call itself.  llama.cpp's interpreter has no
+ * limits of its own and no hook, but it allocates at every step.  So the limits are in operator new: while a budget is on, on
+ * this thread, each allocation is counted, now and then the thread's CPU time is read, and the depth of the stack seen.
+ * What exceeds it is thrown out of the interpreter; nothing is thrown while another exception unwinds.
+ *
+ * Nested values are freed by recursion, which nothing can stop: templates run on a thread with a stack that holds as many
+ * levels as can be made within the limits (address space, not memory, until it is used). */
+namespace {
+constexpr size_t   template_bytes   = (size_t) 1 << 30; /* allocated in all, beside 64 times the input */
+constexpr uint32_t template_allocs  = 20u << 20;
+constexpr double   template_seconds = 2; /* of CPU time: a busy machine changes nothing */
+#ifdef __SANITIZE_ADDRESS__ /* it wipes the shadow of a whole stack for every thread */
+constexpr size_t   template_stack   = (size_t) 512 << 20;
+#else
+constexpr size_t   template_stack   = (size_t) 2 << 30;
+#endif
+constexpr size_t   stack_reserve    = (size_t) 256 << 10;
+
+struct over_budget {
+    const char * why;
+};
+
+struct budget {
+    bool         on = false;
+    size_t       bytes;
+    uint32_t     allocs;
+    double       until;
+    const char * stack_end; /* its lowest address */
+};
+thread_local budget spent;
+
+double cpu_seconds() {
+    timespec ts{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double) ts.tv_sec + (double) ts.tv_nsec * 1e-9;
+}
+
+/* The lowest address of this thread's stack; null: not known. */
+const char * stack_end_of_thread() {
+    pthread_attr_t attr;
+    void *         low  = nullptr;
+    size_t         size = 0;
+    if (pthread_getattr_np(pthread_self(), &attr) == 0) {
+        pthread_attr_getstack(&attr, &low, &size);
+        pthread_attr_destroy(&attr);
+    }
+    return (const char *) low;
+}
+
+/* Kept out of line: operator new itself must stay a test and a malloc. */
+__attribute__((noinline)) void charge(size_t n) {
+    budget & b = spent;
+    if (std::uncaught_exceptions()) {
+        return;
+    }
+    const char here = 0;
+    if (b.stack_end && (size_t) (&here - b.stack_end) < stack_reserve) {
+        throw over_budget{ "it nests too deep" };
+    }
+    if (n > b.bytes) {
+        throw over_budget{ "it needs too much memory" };
+    }
+    b.bytes -= n;
+    if (!b.allocs || (--b.allocs % 1024 == 0 && cpu_seconds() > b.until)) {
+        b.allocs = 0; /* from now on every allocation ends it, also when some handler went on */
+        throw over_budget{ "it takes too long" };
+    }
+}
+
+/* Run f within a budget, on this thread. */
+template <typename F> void within_budget(size_t n_input, F f) {
+    struct off {
+        ~off() { spent.on = false; }
+    } at_end;
+    spent.bytes     = template_bytes + 64 * n_input;
+    spent.allocs    = template_allocs;
+    spent.until     = cpu_seconds() + template_seconds;
+    spent.stack_end = stack_end_of_thread();
+    spent.on        = true;
+    f();
+}
+
+/* Run f on a thread of its own with a stack for deep templates; what it throws is thrown here. */
+template <typename F> void on_deep_stack(size_t n_input, F f) {
+    struct task {
+        F *                f;
+        size_t             n_input;
+        std::exception_ptr thrown;
+    } t{ &f, n_input, nullptr };
+    pthread_attr_t attr;
+    pthread_t      thread;
+    const auto     run = [](void * arg) -> void * {
+        auto * t = (task *) arg;
+        try {
+            within_budget(t->n_input, *t->f);
+        } catch (...) {
+            t->thrown = std::current_exception();
+        }
+        return nullptr;
+    };
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, template_stack);
+    const int rc = pthread_create(&thread, &attr, run, &t);
+    pthread_attr_destroy(&attr);
+    if (rc) {
+        throw std::bad_alloc();
+    }
+    pthread_join(thread, nullptr);
+    if (t.thrown) {
+        std::rethrow_exception(t.thrown);
+    }
+}
+}  // namespace
+
+/* The program's operator new; that of llama.cpp and of the C++ library, too.  Not inlined: gcc would see malloc beside
+ * operator delete, and warn. */
+__attribute__((noinline)) void * operator new(size_t n) {
+    if (__builtin_expect(spent.on, false)) {
+        charge(n);
+    }
+    void * p = malloc(n ? n : 1);
+    if (!p) {
+        throw std::bad_alloc();
+    }
+    return p;
+}
+__attribute__((noinline)) void operator delete(void * p) noexcept {
+    free(p);
+}
+__attribute__((noinline)) void operator delete(void * p, size_t) noexcept {
+    free(p);
+}
+
 struct glia_templates {
     common_chat_templates_ptr ptr;
 };
@@ -70,10 +210,13 @@ extern "C" glia_status glia_bridge_templates_new(glia_templates ** out, const ll
         if (src && strlen(src) > max_template_bytes) {
             return glia_fail(err, GLIA_EINVAL, "the model's chat template is larger than 1 MiB");
         }
-        auto * t = new glia_templates{ common_chat_templates_init(model, "") };
+        auto t = std::make_unique<glia_templates>();
+        on_deep_stack(src ? strlen(src) : 0, [&] { t->ptr = common_chat_templates_init(model, ""); });
         *has_own = common_chat_templates_was_explicit(t->ptr.get());
-        *out     = t;
+        *out     = t.release();
         return GLIA_OK;
+    } catch (const over_budget & e) {
+        return glia_fail(err, GLIA_EINVAL, "the model's chat template cannot be read: %s", e.why);
     } catch (const std::bad_alloc &) {
         return glia_fail(err, GLIA_ENOMEM, "out of memory reading the chat template");
     } catch (const std::exception & e) {
@@ -184,9 +327,28 @@ void take_grammar(chat & c, const common_chat_params & p) {
 }
 }  // namespace
 
+namespace {
+glia_status render(const glia_templates * t, const char * json, size_t n_json, glia_chat ** out, glia_err * err);
+}
+
 extern "C" glia_status glia_bridge_chat(const glia_templates * t, const char * json, size_t n_json, glia_chat ** out,
                                         glia_err * err) {
     *out = nullptr;
+    glia_status st = GLIA_EINTERNAL;
+    try {
+        on_deep_stack(n_json, [&] { st = render(t, json, n_json, out, err); });
+        return st;
+    } catch (const over_budget & e) {
+        return glia_fail_at(err, GLIA_EINVAL, "messages", "the model's chat template cannot be rendered: %s", e.why);
+    } catch (const std::bad_alloc &) {
+        return glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template");
+    } catch (...) {
+        return glia_fail_at(err, GLIA_EINVAL, "messages", "the model's chat template refuses these messages");
+    }
+}
+
+namespace {
+glia_status render(const glia_templates * t, const char * json, size_t n_json, glia_chat ** out, glia_err * err) {
     try {
         common_chat_templates_inputs in       = read_inputs(common_json::parse(std::string(json, n_json)));
         const bool                   required = !in.tools.empty() && in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED;
@@ -225,14 +387,13 @@ extern "C" glia_status glia_bridge_chat(const glia_templates * t, const char * j
         *out = &c.release()->pub;
         return GLIA_OK;
     } catch (const std::bad_alloc &) {
-        return glia_fail(err, GLIA_ENOMEM, "out of memory rendering the chat template");
+        throw;
     } catch (const std::exception & e) {
         return glia_fail_at(err, GLIA_EINVAL, "messages", "the model's chat template refuses these messages: %s",
                             e.what());
-    } catch (...) {
-        return glia_fail_at(err, GLIA_EINVAL, "messages", "the model's chat template refuses these messages");
     }
 }
+}  // namespace
 
 extern "C" void glia_chat_free(glia_chat * c) {
     delete reinterpret_cast<chat *>(c);  // the public part is its first member
@@ -246,7 +407,8 @@ extern "C" glia_status glia_chat_parse(const glia_chat * c, const char * text, s
     }
     try {
         const chat &          self = *reinterpret_cast<const chat *>(c);
-        const common_chat_msg msg  = common_chat_parse(std::string(text, n), partial, self.parser);
+        common_chat_msg       msg;
+        within_budget(n, [&] { msg = common_chat_parse(std::string(text, n), partial, self.parser); });
         common_json           calls = common_json::array();
         for (const auto & call : msg.tool_calls) {
             calls.push_back(common_json{
@@ -266,6 +428,8 @@ extern "C" glia_status glia_chat_parse(const glia_chat * c, const char * text, s
         }
         *n_out = s.size();
         return GLIA_OK;
+    } catch (const over_budget & e) {
+        return glia_fail(err, GLIA_EINVAL, "the answer cannot be read: %s", e.why);
     } catch (const std::bad_alloc &) {
         return glia_fail(err, GLIA_ENOMEM, "out of memory reading the answer");
     } catch (const std::exception & e) {
