@@ -216,6 +216,7 @@ typedef struct glia_model_params {
     float draft_p_min;      /* what the draft model gives a guess less than this is not tried; 0: 0.5 */
     glia_speculate speculate; /* for requests that say GLIA_SPECULATE_DEFAULT; DEFAULT: draft when there is one, else off */
     int64_t prompt_cache_bytes; /* host memory for prompts that left their slot; 0: 1 GiB, -1: none */
+    int32_t stall_ms;      /* a request whose events nobody takes for so long loses its slot when others wait; 0: 10 s */
     int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
     glia_staging_mode staging;
     size_t staging_bytes;  /* device memory per device for rows on their way; 0: 256 MiB, less where little is free */

@@ -33,7 +33,7 @@ typedef struct cli_options {
     flag_list lora, listen, api_keys, data_dirs, model_dirs, aliases, mirrors;
     int32_t port;    /* -1: not given */
     int32_t grace_s; /* how long replies under way may go on once the server is told to stop */
-    int32_t queue, n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
+    int32_t queue, stall_s, n_parallel, n_ctx, n_gpu_layers, n_threads, n_batch;
     int flash, kv_type, speculate, log_level, log_format; /* indices of choices */
     int32_t ttl_s, max_loaded;
     size_t memory_limit, capture_bytes, memory_budget, prompt_cache, store_limit;

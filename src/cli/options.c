@@ -106,6 +106,8 @@ size_t cli_options_flags(cli_options *o, bool serving, flag *t) {
     t[n++] = (flag){"--parallel", FLAG_INT, &o->n_parallel, "N", "requests computed together (4)", 0, 1024, NULL};
     t[n++] = (flag){"--queue", FLAG_INT, &o->queue, "N", "requests that may wait for a slot; more are a 429 (256)", 0, 1 << 20,
                     NULL};
+    t[n++] = (flag){"--stall-timeout", FLAG_INT, &o->stall_s, "SECONDS",
+                    "who reads nothing for so long loses its slot when others wait (10)", 0, 3600, NULL};
     t[n++] =
         (flag){"--id", FLAG_TEXT, &o->id, "NAME", "name of the model in requests (from the file name)", 0, 0, NULL};
     t[n++] = (flag){"--models-dir", FLAG_LIST, &o->model_dirs, "DIR",
@@ -184,6 +186,7 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->flash = flash[o->flash], p->kv_type = (glia_kv_type)o->kv_type; /* choices in the order of the enum */
     p->memory_limit = o->memory_limit;
     p->atlas_cache = !o->no_atlas_cache;
+    p->stall_ms = o->stall_s * 1000;
     p->queue_limit = (size_t)o->queue;
     p->speculate = (glia_speculate)o->speculate;
     if (path) adapters(o, p);

@@ -51,7 +51,7 @@ static void admit(glia_worker *w, glia_slot *s, glia_request *r) {
     s->n_guess = s->n_guessed = s->n_right = s->predicted_at = 0;
     s->guess_size = r->guess_most < 4 ? r->guess_most : 4;
     s->start_ms = s->prompt_end_ms = glia_now_ms();
-    s->last_used = ++w->clock;
+    s->last_used = ++w->clock, s->stalled_since = 0;
     s->text.stop = (const char *const *)r->stop, s->text.n_stop = r->n_stop;
     glia_worker_bring_prefix(w, s, r);
     s->shelves = !r->n_hooks && !r->no_cache;
@@ -177,18 +177,23 @@ static void end_waiting(glia_worker *w, glia_request *r, glia_status st) {
     glia_request_unref(r);
 }
 
-/* Sleep until something stirs or a request has waited for memory long enough; the inbox's lock is held. */
+/* Sleep until something stirs, a request has waited for memory long enough, or a reader has stalled too long while
+ * others wait; the inbox's lock is held. */
 static void sleep_for_inbox(const glia_worker *w) {
     glia_inbox *b = w->m->inbox;
-    double first = 0;
+    double until = 0, at;
     for (const glia_request *r = b->first; r; r = r->next) {
-        if (r->waits_since > 0 && (first <= 0 || r->waits_since < first)) first = r->waits_since;
+        at = r->waits_since + (double)w->m->params.capture_wait_ms;
+        if (r->waits_since > 0 && (until <= 0 || at < until)) until = at;
     }
-    if (first <= 0) {
+    for (int32_t i = 0; b->first && i < w->n_slots; i++) {
+        at = w->slots[i].stalled_since + (double)w->m->params.stall_ms;
+        if (w->slots[i].req && w->slots[i].stalled_since > 0 && (until <= 0 || at < until)) until = at;
+    }
+    if (until <= 0) {
         pthread_cond_wait(&b->wake, &b->lock);
         return;
     }
-    double until = first + (double)w->m->params.capture_wait_ms;
     if (glia_now_ms() >= until) {
         b->stirred = true;
         return;

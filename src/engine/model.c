@@ -315,6 +315,7 @@ static glia_status resolve(glia_model_params *p, glia_err *err) {
     if (!p->event_bytes) p->event_bytes = 8u << 20;
     if (!p->capture_bytes) p->capture_bytes = (size_t)2 << 30;
     if (p->capture_wait_ms <= 0) p->capture_wait_ms = 30000;
+    if (p->stall_ms <= 0) p->stall_ms = 10000;
     if (p->speculate == GLIA_SPECULATE_DEFAULT)
         p->speculate = p->draft_path ? GLIA_SPECULATE_DRAFT : GLIA_SPECULATE_OFF;
     if (p->speculate == GLIA_SPECULATE_DRAFT && !p->draft_path)

@@ -49,6 +49,7 @@ typedef struct glia_slot {
     int32_t draw_row;     /* batch row to draw from, -1: none */
     uint64_t last_used;
     double start_ms, prompt_end_ms;
+    double stalled_since; /* its queue is full; 0: it is not */
 } glia_slot;
 
 void glia_slot_release(glia_slot *s); /* its request is gone, what lies in the cache stays */

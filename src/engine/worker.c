@@ -16,6 +16,27 @@ static bool drop_cancelled(glia_worker *w) {
     return any;
 }
 
+/* A reader that takes nothing pauses its own request.  It may, as long as nobody waits for the slot.  True: one was freed. */
+static bool drop_stalled(glia_worker *w) {
+    glia_inbox *b = w->m->inbox;
+    double now = glia_now_ms();
+    glia_slot *longest = NULL;
+    bool any_free = false; /* then who waits, waits for something else */
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        glia_slot *s = &w->slots[i];
+        any_free |= !s->req;
+        if (!s->req || !glia_request_is_full(s->req)) s->stalled_since = 0;
+        else if (s->stalled_since <= 0) s->stalled_since = now;
+        if (s->stalled_since > 0 && (!longest || s->stalled_since < longest->stalled_since)) longest = s;
+    }
+    if (!longest || any_free || now - longest->stalled_since < (double)w->m->params.stall_ms) return false;
+    pthread_mutex_lock(&b->lock);
+    bool wanted = b->first != NULL;
+    pthread_mutex_unlock(&b->lock);
+    if (wanted) glia_slot_fail(longest, GLIA_ETIMEOUT, "nothing of this reply was read for too long while others waited");
+    return wanted;
+}
+
 static bool is_ready(glia_worker *w, int32_t i, glia_slot_state state) {
     const glia_slot *s = &w->slots[i];
     return i < w->n_slots && s->state == state && !glia_request_is_cancelled(s->req) && !glia_request_is_full(s->req);
@@ -82,6 +103,7 @@ void glia_worker_run(glia_worker *w) {
     bool idle = true;
     while (glia_worker_take_requests(w, idle)) {
         bool freed = drop_cancelled(w);
+        freed |= drop_stalled(w);
         bool worked = turn(w);
         /* nothing to do, or every client is slow: sleep until something stirs, unless a slot just became free */
         idle = !worked && !freed;
