@@ -6,8 +6,8 @@
 #include <cblas.h>
 #include <math.h>
 
-void dgeev_(const char *jobvl, const char *jobvr, const int *n, double *a, const int *lda, double *wr, double *wi, double *vl,
-            const int *ldvl, double *vr, const int *ldvr, double *work, const int *lwork, int *info);
+void dgeev_(const char *jobvl, const char *jobvr, const int *n, double *a, const int *lda, double *wr, double *wi,
+            double *vl, const int *ldvl, double *vr, const int *ldvr, double *work, const int *lwork, int *info);
 
 /* 危 Re 位 / 危 |位| of m [n, n] (row-major or not: the same eigenvalues); m is destroyed. */
 static glia_status positivity(double *m, size_t n, double *out, glia_err *err) {
@@ -23,8 +23,8 @@ static glia_status positivity(double *m, size_t n, double *out, glia_err *err) {
 }
 
 /* left [n, d] 路 s [d, d] 路 right, [d, n] or (transposed) [n, d] */
-static glia_status token_space(const float *left, const float *s, const float *right, bool transposed, size_t n, size_t d,
-                               double *out, glia_err *err) {
+static glia_status token_space(const float *left, const float *s, const float *right, bool transposed, size_t n,
+                               size_t d, double *out, glia_err *err) {
     int in = (int)n, id = (int)d;
     float *half = glia_malloc((n * d + n * n) * sizeof *half), *whole = half + n * d;
     double *wide = glia_malloc(n * n * sizeof *wide);
@@ -60,8 +60,8 @@ static double trace_of(const double *a, const double *b, size_t n) { /* tr(a b岬
 /* w w岬� of rows [n, d], or w岬� w of columns [d, n] */
 static void gram(const double *w, bool rows, size_t n, size_t d, double *out) {
     int in = (int)n, id = (int)d;
-    cblas_dgemm(CblasRowMajor, rows ? CblasNoTrans : CblasTrans, rows ? CblasTrans : CblasNoTrans, in, in, id, 1, w, rows ? id : in, w,
-                rows ? id : in, 0, out, in);
+    cblas_dgemm(CblasRowMajor, rows ? CblasNoTrans : CblasTrans, rows ? CblasTrans : CblasNoTrans, in, in, id, 1, w,
+                rows ? id : in, w, rows ? id : in, 0, out, in);
 }
 
 static double *widen(const float *x, size_t n) {
@@ -71,27 +71,32 @@ static double *widen(const float *x, size_t n) {
 }
 
 /* |L X R|: L, R given by their Gram matrices on X's side; x = reader [n, d] 路 writer [d, n]. */
-static double joined(const double *reader, const double *writer, const double *g_left, const double *g_right, size_t n, size_t d,
-                     double *blocks) {
+static double joined(const double *reader, const double *writer, const double *g_left, const double *g_right, size_t n,
+                     size_t d, double *blocks) {
     int in = (int)n, id = (int)d;
-    double *x = blocks + X * n * n, *product = blocks + PRODUCT * n * n, *other = blocks + OTHER * n * n;
+    double *x = blocks + X
+    *n *n, *product = blocks + PRODUCT * n * n, *other = blocks + OTHER * n * n;
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, in, in, id, 1, reader, id, writer, in, 0, x, in);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, in, in, in, 1, g_left, in, x, in, 0, product, in);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, in, in, in, 1, x, in, g_right, in, 0, other, in);
     return sqrt(fmax(0, trace_of(product, other, n)));
 }
 
-glia_status glia_head_composition(const glia_head_weights *a, const glia_head_weights *b, glia_composition *out, glia_err *err) {
+glia_status glia_head_composition(const glia_head_weights *a, const glia_head_weights *b, glia_composition *out,
+                                  glia_err *err) {
     size_t n = a->dim, d = a->d, nn = n * n;
     if (b->dim != n || b->d != d) return glia_fail(err, GLIA_EINVAL, "heads of different widths are not compared");
     double *ao = widen(a->o, d * n), *av = widen(a->v, n * d), *bq = widen(b->q, n * d), *bk = widen(b->k, n * d),
            *bv = widen(b->v, n * d), *bo = widen(b->o, d * n), *g = glia_malloc(N_BLOCKS * nn * sizeof *g);
-    glia_status st = ao && av && bq && bk && bv && bo && g ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for the weights of two heads");
+    glia_status st = ao && av && bq && bk && bv && bo && g
+                         ? GLIA_OK
+                         : glia_fail(err, GLIA_ENOMEM, "no memory for the weights of two heads");
     if (!st) {
         gram(ao, false, n, d, g + G_A_O * nn), gram(av, true, n, d, g + G_A_V * nn);
         gram(bq, true, n, d, g + G_B_Q * nn), gram(bk, true, n, d, g + G_B_K * nn);
         gram(bv, true, n, d, g + G_B_V * nn), gram(bo, false, n, d, g + G_B_O * nn);
-        double ov_a = sqrt(trace_of(g + G_A_O * nn, g + G_A_V * nn, n)), qk = sqrt(trace_of(g + G_B_Q * nn, g + G_B_K * nn, n)),
+        double ov_a = sqrt(trace_of(g + G_A_O * nn, g + G_A_V * nn, n)),
+               qk = sqrt(trace_of(g + G_B_Q * nn, g + G_B_K * nn, n)),
                ov_b = sqrt(trace_of(g + G_B_O * nn, g + G_B_V * nn, n));
         out->k = joined(bk, ao, g + G_B_Q * nn, g + G_A_V * nn, n, d, g) / (qk * ov_a);
         out->q = joined(bq, ao, g + G_B_K * nn, g + G_A_V * nn, n, d, g) / (qk * ov_a);

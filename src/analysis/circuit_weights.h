@@ -25,5 +25,6 @@ typedef struct glia_composition {
 
 /* How much head b (of a later layer) reads through its queries, keys and values of what head a writes.  Directions without
  * relation give 1/√d on average (a random rotation between the two).  ENOMEM. */
-glia_status glia_head_composition(const glia_head_weights *a, const glia_head_weights *b, glia_composition *out, glia_err *err);
+glia_status glia_head_composition(const glia_head_weights *a, const glia_head_weights *b, glia_composition *out,
+                                  glia_err *err);
 #endif

@@ -51,12 +51,13 @@ void glia_contrast_clear(glia_contrast *c) {
     *c = (glia_contrast){0};
 }
 
-glia_status glia_contrast_columns(glia_contrast *out, const float *x, const bool *positive, size_t n, size_t k, size_t n_perm,
-                                  glia_rng *g, glia_err *err) {
+glia_status glia_contrast_columns(glia_contrast *out, const float *x, const bool *positive, size_t n, size_t k,
+                                  size_t n_perm, glia_rng *g, glia_err *err) {
     size_t n_pos = 0, reached = 0;
     for (size_t i = 0; i < n; i++) n_pos += positive[i];
     *out = (glia_contrast){.p = (double)NAN};
-    if (!n_pos || n_pos == n || !k) return glia_fail(err, GLIA_EINVAL, "rows of both kinds are needed to tell them apart");
+    if (!n_pos || n_pos == n || !k)
+        return glia_fail(err, GLIA_EINVAL, "rows of both kinds are needed to tell them apart");
     float *ranks = glia_malloc(n * k * sizeof *ranks);
     ranked *scratch = glia_malloc(n * sizeof *scratch);
     size_t *order = glia_malloc(n * sizeof *order);

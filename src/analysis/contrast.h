@@ -13,8 +13,8 @@ typedef struct glia_contrast {
 } glia_contrast;
 
 /* x: [n, k]; positive: [n].  EINVAL: a kind is missing.  ENOMEM. */
-glia_status glia_contrast_columns(glia_contrast *out, const float *x, const bool *positive, size_t n, size_t k, size_t n_perm,
-                                  glia_rng *g, glia_err *err);
+glia_status glia_contrast_columns(glia_contrast *out, const float *x, const bool *positive, size_t n, size_t k,
+                                  size_t n_perm, glia_rng *g, glia_err *err);
 void glia_contrast_clear(glia_contrast *c);
 
 /* (mean of positive - mean of negative) / pooled standard deviation (Cohen's d); NaN: no variance. */

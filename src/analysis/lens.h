@@ -39,6 +39,6 @@ double glia_logits_kl(const float *p, const float *q, size_t n);
 size_t glia_logits_top(const float *logits, size_t n, int32_t *ids, size_t k);
 size_t glia_logits_rank(const float *logits, size_t n, int32_t id); /* 0: the largest */
 
-double glia_norm_of(const float *x, size_t n);                  /* Euclidean */
-double glia_cosine(const float *a, const float *b, size_t n);   /* NaN when one of them is 0 */
+double glia_norm_of(const float *x, size_t n);                /* Euclidean */
+double glia_cosine(const float *a, const float *b, size_t n); /* NaN when one of them is 0 */
 #endif

@@ -108,7 +108,7 @@ typedef struct row {
 
 typedef struct sequence {
     const glia_targets *t;
-    const float *a; /* borrowed: p needs other targets than the pattern's */
+    const float *a;       /* borrowed: p needs other targets than the pattern's */
     size_t stride, first; /* first: its row 0 among all rows */
 } sequence;
 
@@ -292,7 +292,8 @@ static glia_pattern_score score_of(const sums *s) {
                                 (double)NAN};
 }
 
-static void score_patterns(const glia_head_rows *h, const glia_pattern_params *pp, glia_rng *g, glia_head_verdict *out) {
+static void score_patterns(const glia_head_rows *h, const glia_pattern_params *pp, glia_rng *g,
+                           glia_head_verdict *out) {
     sums primary[N_COLUMNS], probe[N_COLUMNS], own[N_COLUMNS];
     add_up(h, NULL, IN_PRIMARY, primary);
     add_up(h, NULL, IN_PROBE, probe);
@@ -312,7 +313,8 @@ static void score_patterns(const glia_head_rows *h, const glia_pattern_params *p
     }
 }
 
-glia_status glia_head_judge(const glia_head_rows *h, const glia_pattern_params *p, glia_head_verdict *out, glia_err *err) {
+glia_status glia_head_judge(const glia_head_rows *h, const glia_pattern_params *p, glia_head_verdict *out,
+                            glia_err *err) {
     glia_rng g = {p->seed};
     size_t *at = glia_malloc((h->n_rows + 1) * sizeof *at), same = 0;
     if (!at) return glia_fail(err, GLIA_ENOMEM, "no memory for resampling %zu rows", h->n_rows);

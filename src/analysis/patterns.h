@@ -26,14 +26,14 @@ typedef enum glia_pattern {
 #define X(id, name, conditional, meaning) GLIA_PATTERN_##id,
     GLIA_PATTERN_MAP(X)
 #undef X
-    GLIA_N_PATTERNS,
+        GLIA_N_PATTERNS,
     GLIA_PATTERN_UNKNOWN = GLIA_N_PATTERNS
 } glia_pattern;
 
 const char *glia_pattern_name(glia_pattern p); /* also of UNKNOWN */
 const char *glia_pattern_meaning(glia_pattern p);
 
-enum { GLIA_PATTERN_DISTANCES = 7 }; /* tried for POSITIONAL: 0, 2 … 7 */
+enum { GLIA_PATTERN_DISTANCES = 7 };     /* tried for POSITIONAL: 0, 2 … 7 */
 int32_t glia_pattern_distance(size_t i); /* i < GLIA_PATTERN_DISTANCES */
 
 /* The targets of one sequence, made once and used for every head. */
@@ -62,22 +62,23 @@ typedef struct glia_pattern_params {
 } glia_pattern_params;
 
 typedef struct glia_pattern_score {
-    size_t n_rows;               /* eligible; 0: the numbers below are NaN */
+    size_t n_rows; /* eligible; 0: the numbers below are NaN */
     double score, chance, excess;
-    double p;                    /* score against targets that are moved by a random distance in each row; NaN: BROADCAST */
+    double p; /* score against targets that are moved by a random distance in each row; NaN: BROADCAST */
 } glia_pattern_score;
 
 typedef struct glia_head_verdict {
     glia_pattern_score patterns[GLIA_N_PATTERNS]; /* conditional ones: in all rows; the others: in primary rows */
     glia_pattern_score probe[GLIA_N_PATTERNS];    /* baseline: in the rows that are not primary; p is NaN */
-    int32_t distance;       /* of POSITIONAL */
-    glia_pattern name;      /* UNKNOWN: none reaches min_excess */
-    double confidence;      /* share of n_boot resamples of the rows that give the head the same name */
+    int32_t distance;                             /* of POSITIONAL */
+    glia_pattern name;                            /* UNKNOWN: none reaches min_excess */
+    double confidence; /* share of n_boot resamples of the rows that give the head the same name */
 } glia_head_verdict;
 
 /* Name a head.  A conditional pattern names it when, in the rows where it can occur, its excess is at least min_excess and
  * above that of every other pattern in the same rows; else the largest excess of the others in primary rows does.  ENOMEM. */
-glia_status glia_head_judge(const glia_head_rows *h, const glia_pattern_params *p, glia_head_verdict *out, glia_err *err);
+glia_status glia_head_judge(const glia_head_rows *h, const glia_pattern_params *p, glia_head_verdict *out,
+                            glia_err *err);
 
 /* Attention rollout (Abnar and Zuidema 2020): R ← (A/2 + I/2) R, layer by layer.
  *   a  [n, n] mean over heads, row q at a + q * n;  r [n, n] starts as the identity;  scratch [n, n] */

@@ -158,10 +158,11 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static glia_status permute(fitting *f, glia_probe *out, const double *y, double *label_of_group, double *weight, glia_rng *g,
-                           size_t *order, glia_err *err) {
+static glia_status permute(fitting *f, glia_probe *out, const double *y, double *label_of_group, double *weight,
+                           glia_rng *g, size_t *order, glia_err *err) {
     size_t n = f->x->n, n_perm = f->p->n_perm, reached = 0;
-    double *moved = glia_malloc(n * sizeof *moved), *s = glia_malloc(n * sizeof *s), *null = glia_malloc((n_perm + 1) * sizeof *null);
+    double *moved = glia_malloc(n * sizeof *moved), *s = glia_malloc(n * sizeof *s),
+           *null = glia_malloc((n_perm + 1) * sizeof *null);
     double *labels = glia_malloc(f->n_groups * sizeof *labels);
     glia_status st = moved && s && null && labels ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for permutations");
     for (size_t k = 0; k < n_perm && !st; k++) {
@@ -199,16 +200,19 @@ static bool labels_of_groups(const double *y, const size_t *group, size_t n, dou
     return true;
 }
 
-static glia_status check(glia_probe *out, const double *y, size_t n, size_t n_groups, const glia_probe_params *p, glia_err *err) {
+static glia_status check(glia_probe *out, const double *y, size_t n, size_t n_groups, const glia_probe_params *p,
+                         glia_err *err) {
     size_t ones = 0, zeros = 0;
     for (size_t i = 0; i < n; i++) ones += y[i] == 1, zeros += y[i] == 0;
     out->binary = ones + zeros == n;
     out->majority = out->binary ? (double)(ones > zeros ? ones : zeros) / (double)n : (double)NAN;
     if (p->n_folds < 2 || p->n_folds > n_groups)
-        return glia_fail(err, GLIA_EINVAL, "%zu folds of %zu texts: at least 2 texts, and no more folds than texts", p->n_folds, n_groups);
+        return glia_fail(err, GLIA_EINVAL, "%zu folds of %zu texts: at least 2 texts, and no more folds than texts",
+                         p->n_folds, n_groups);
     if (p->kind == GLIA_PROBE_LOGISTIC && !out->binary)
         return glia_fail(err, GLIA_EINVAL, "a logistic probe needs labels 0 and 1; for other numbers use ridge");
-    if (out->binary && (ones < 2 || zeros < 2)) return glia_fail(err, GLIA_EINVAL, "a probe needs at least two rows of each label");
+    if (out->binary && (ones < 2 || zeros < 2))
+        return glia_fail(err, GLIA_EINVAL, "a probe needs at least two rows of each label");
     return GLIA_OK;
 }
 
@@ -228,8 +232,8 @@ glia_status glia_probe_fit(glia_probe *out, const glia_span *x, const double *y,
     size_t *order = glia_malloc(big * sizeof *order);
     bool *positive = glia_malloc(n * sizeof *positive);
     out->held_out = glia_calloc(n, sizeof *out->held_out), out->direction = glia_malloc(x->d * sizeof *out->direction);
-    if (!f.fold || !f.train || !f.w || !f.b || !f.a || !f.s || !f.weighted || !weight || !label_of_group || !order || !positive ||
-        !out->held_out || !out->direction) {
+    if (!f.fold || !f.train || !f.w || !f.b || !f.a || !f.s || !f.weighted || !weight || !label_of_group || !order ||
+        !positive || !out->held_out || !out->direction) {
         st = glia_fail(err, GLIA_ENOMEM, "no memory for a probe of %zu rows", n);
         goto done;
     }
@@ -245,7 +249,8 @@ glia_status glia_probe_fit(glia_probe *out, const glia_span *x, const double *y,
     glia_span_direction(x, f.w, out->direction);
     out->bias = f.w[x->r] - cblas_ddot((int)x->d, out->direction, 1, x->mean, 1);
 done:
-    glia_free(f.fold), glia_free(f.train), glia_free(f.w), glia_free(f.b), glia_free(f.a), glia_free(f.s), glia_free(f.weighted);
+    glia_free(f.fold), glia_free(f.train), glia_free(f.w), glia_free(f.b), glia_free(f.a), glia_free(f.s),
+        glia_free(f.weighted);
     glia_free(weight), glia_free(label_of_group), glia_free(order), glia_free(positive);
     if (st) glia_probe_clear(out);
     return st;

@@ -12,9 +12,9 @@ typedef enum glia_probe_kind {
 
 typedef struct glia_probe_params {
     glia_probe_kind kind;
-    double l2;          /* > 0 */
-    size_t n_folds;     /* 2 … number of groups */
-    size_t n_perm;      /* of the labels, for the baseline; 0: none */
+    double l2;      /* > 0 */
+    size_t n_folds; /* 2 … number of groups */
+    size_t n_perm;  /* of the labels, for the baseline; 0: none */
     uint64_t seed;
     bool (*go_on)(void *ud); /* asked now and then; false ends with ECANCELLED.  May be NULL */
     void *ud;
@@ -24,12 +24,12 @@ typedef struct glia_probe_params {
 typedef struct glia_probe {
     bool binary;
     double score;
-    double auc;              /* binary: of the held-out s; NaN else */
-    double majority;         /* binary: share of the more frequent label */
+    double auc;                  /* binary: of the held-out s; NaN else */
+    double majority;             /* binary: share of the more frequent label */
     double null_mean, null_high; /* score with permuted labels: mean, 95 % quantile; NaN without permutations */
-    double p;                /* (1 + permutations that reach score) / (1 + n_perm) */
-    double *held_out;        /* [n] s of each row by the model that had not seen its group */
-    double *direction, bias; /* [d] of a model of all rows: s = direction · x + bias */
+    double p;                    /* (1 + permutations that reach score) / (1 + n_perm) */
+    double *held_out;            /* [n] s of each row by the model that had not seen its group */
+    double *direction, bias;     /* [d] of a model of all rows: s = direction · x + bias */
 } glia_probe;
 
 /* Cross-validated, fold by fold of whole groups (rows of one text share a group and never stand on both sides).

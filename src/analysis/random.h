@@ -22,9 +22,7 @@ static inline double glia_rng_unit(glia_rng *g) { return (double)(glia_rng_next(
 
 __extension__ typedef unsigned __int128 glia_u128;
 /* 0 ≤ i < n, n > 0; the bias of the product is below n / 2^64 */
-static inline size_t glia_rng_below(glia_rng *g, size_t n) {
-    return (size_t)(((glia_u128)glia_rng_next(g) * n) >> 64);
-}
+static inline size_t glia_rng_below(glia_rng *g, size_t n) { return (size_t)(((glia_u128)glia_rng_next(g) * n) >> 64); }
 
 /* A random order of the indices 0 .. n-1 (Fisher and Yates). */
 static inline void glia_rng_shuffle(glia_rng *g, size_t *order, size_t n) {

@@ -31,7 +31,7 @@ void glia_sae_encode(const glia_sae *s, const float *x, size_t n_rows, float *sc
     memcpy(scratch, x, n_rows * s->d * sizeof *x);
     for (size_t i = 0; s->subtract_b_dec && s->b_dec && i < n_rows * s->d; i++) scratch[i] -= s->b_dec[i % s->d];
     for (size_t r = 0; r < n_rows; r++) memcpy(out + r * s->n, s->b_enc, s->n * sizeof *out);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, (int)s->n, (int)s->d, 1, scratch, (int)s->d, s->w_enc,
-                (int)s->n, 1, out, (int)s->n);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n_rows, (int)s->n, (int)s->d, 1, scratch, (int)s->d,
+                s->w_enc, (int)s->n, 1, out, (int)s->n);
     for (size_t r = 0; r < n_rows; r++) activate(s, out + r * s->n);
 }

@@ -14,7 +14,7 @@ typedef struct glia_sae {
     const float *b_dec;     /* [d] or NULL */
     const float *threshold; /* [n] or NULL: JumpReLU */
     bool subtract_b_dec;
-    size_t k;               /* > 0: top-k */
+    size_t k; /* > 0: top-k */
 } glia_sae;
 
 /* x: [n_rows, d] → out: [n_rows, n].  scratch: [n_rows, d]. */

@@ -9,7 +9,8 @@
 /* LAPACK's own names: its header differs from package to package. */
 void dsyevd_(const char *jobz, const char *uplo, const int *n, double *a, const int *lda, double *w, double *work,
              const int *lwork, int *iwork, const int *liwork, int *info);
-void dposv_(const char *uplo, const int *n, const int *nrhs, double *a, const int *lda, double *b, const int *ldb, int *info);
+void dposv_(const char *uplo, const int *n, const int *nrhs, double *a, const int *lda, double *b, const int *ldb,
+            int *info);
 
 void glia_span_clear(glia_span *s) {
     glia_free(s->mean);
@@ -53,12 +54,13 @@ static glia_status fill(glia_span *s, const double *x, glia_err *err) {
     double *a = glia_malloc(m * m * sizeof *a), *w = glia_malloc(m * sizeof *w);
     glia_status st = a && w ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows of %zu", n, d);
     if (!st) {
-        cblas_dsyrk(CblasRowMajor, CblasUpper, by_rows ? CblasNoTrans : CblasTrans, (int)m, (int)(by_rows ? d : n), 1, x,
-                    (int)d, 0, a, (int)m);
+        cblas_dsyrk(CblasRowMajor, CblasUpper, by_rows ? CblasNoTrans : CblasTrans, (int)m, (int)(by_rows ? d : n), 1,
+                    x, (int)d, 0, a, (int)m);
         st = eigen(a, w, m, err);
     }
     for (s->r = 0; !st && s->r < m && w[m - 1 - s->r] > 1e-10 * w[m - 1]; s->r++) {}
-    if (!st && (!(s->z = glia_malloc((n * s->r + 1) * sizeof *s->z)) || !(s->basis = glia_malloc((s->r * d + 1) * sizeof *s->basis)) ||
+    if (!st && (!(s->z = glia_malloc((n * s->r + 1) * sizeof *s->z)) ||
+                !(s->basis = glia_malloc((s->r * d + 1) * sizeof *s->basis)) ||
                 !(s->variance = glia_malloc((s->r + 1) * sizeof *s->variance))))
         st = glia_fail(err, GLIA_ENOMEM, "no memory for %zu directions", s->r);
     for (size_t k = 0; k < s->r && !st; k++) {

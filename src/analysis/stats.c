@@ -21,8 +21,8 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-void glia_bootstrap_mean(const double *x, size_t n, size_t n_boot, double level, glia_rng *g, double *means, double *low,
-                         double *high) {
+void glia_bootstrap_mean(const double *x, size_t n, size_t n_boot, double level, glia_rng *g, double *means,
+                         double *low, double *high) {
     *low = *high = (double)NAN;
     if (!n || !n_boot || isnan(glia_mean(x, n))) return;
     for (size_t b = 0; b < n_boot; b++) {

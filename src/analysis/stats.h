@@ -11,8 +11,8 @@ double glia_variance(const double *x, size_t n); /* divided by n - 1; n < 2: NaN
 /* Percentile interval of the mean over n_boot resamples (Efron: Bootstrap methods, Annals of Statistics 1979).
  *   means  [n_boot] scratch, then the resampled means, sorted
  *   level  e.g. 0.95 */
-void glia_bootstrap_mean(const double *x, size_t n, size_t n_boot, double level, glia_rng *g, double *means, double *low,
-                         double *high);
+void glia_bootstrap_mean(const double *x, size_t n, size_t n_boot, double level, glia_rng *g, double *means,
+                         double *low, double *high);
 
 /* Two-sided p of "x is as often above as below zero, by the same amounts": the mean against those after flipping signs
  * (Fisher: The design of experiments, 1935).  All 2^n sign patterns when these are at most n_perm (*exact = true), else
@@ -22,7 +22,12 @@ double glia_sign_flip_p(const double *x, size_t n, size_t n_perm, glia_rng *g, b
 /* The smallest p that the test above can give: what n samples can show at all. */
 double glia_sign_flip_least(size_t n, size_t n_perm);
 
-typedef enum glia_correction { GLIA_CORRECT_NONE, GLIA_CORRECT_BONFERRONI, GLIA_CORRECT_HOLM, GLIA_CORRECT_BH } glia_correction;
+typedef enum glia_correction {
+    GLIA_CORRECT_NONE,
+    GLIA_CORRECT_BONFERRONI,
+    GLIA_CORRECT_HOLM,
+    GLIA_CORRECT_BH
+} glia_correction;
 const char *glia_correction_name(glia_correction c);
 /* "none", "bonferroni", "holm", "fdr_bh" (also "fdr", "benjamini_hochberg", "bh"). */
 bool glia_correction_from_name(const char *name, glia_correction *out);

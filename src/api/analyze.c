@@ -80,11 +80,14 @@ static size_t tokens_for(size_t d) {
 static glia_status read_weights(from_weights *w, const glia_study *s, const glia_head_study *a, glia_err *err) {
     glia_status st = glia_heads_file_open(&w->file, s->m, tokens_for((size_t)s->info.n_embd), &w->why);
     if (st == GLIA_EHOOK) return GLIA_OK;
-    w->copying = glia_malloc((a->n_heads + 1) * sizeof *w->copying), w->matching = glia_malloc((a->n_heads + 1) * sizeof *w->matching);
-    if (!st && (!w->copying || !w->matching)) st = glia_fail(&w->why, GLIA_ENOMEM, "no memory for %zu heads", a->n_heads);
+    w->copying = glia_malloc((a->n_heads + 1) * sizeof *w->copying),
+    w->matching = glia_malloc((a->n_heads + 1) * sizeof *w->matching);
+    if (!st && (!w->copying || !w->matching))
+        st = glia_fail(&w->why, GLIA_ENOMEM, "no memory for %zu heads", a->n_heads);
     for (size_t i = 0; i < a->n_heads && !st; i++) {
         w->copying[i] = w->matching[i] = (double)NAN;
-        st = glia_heads_file_scores(w->file, a->heads[i].layer, a->heads[i].head, &w->copying[i], &w->matching[i], &w->why);
+        st = glia_heads_file_scores(w->file, a->heads[i].layer, a->heads[i].head, &w->copying[i], &w->matching[i],
+                                    &w->why);
         if (st == GLIA_EHOOK) st = GLIA_OK; /* null for this head, and why */
         if (glia_task_cancelled(s->task)) st = glia_fail(&w->why, GLIA_ECANCELLED, "cancelled");
     }
@@ -104,13 +107,14 @@ static int by_strength(const void *a, const void *b) {
 
 static void add_pair(glia_buf *b, const glia_head_study *a, const pair *p, bool first) {
     const glia_studied_head *x = &a->heads[p->from], *y = &a->heads[p->to];
-    glia_buf_addf(b, "%s{\"source_layer\":%d,\"target_layer\":%d,\"dependency_type\":\"k_composition\",\"strength\":", first ? "" : ",",
-                  (int)x->layer, (int)y->layer);
+    glia_buf_addf(b, "%s{\"source_layer\":%d,\"target_layer\":%d,\"dependency_type\":\"k_composition\",\"strength\":",
+                  first ? "" : ",", (int)x->layer, (int)y->layer);
     glia_json_add_real(b, p->c.k);
-    glia_buf_addf(b,
-                  ",\"mechanism\":\"keys of an induction head read what a previous-token head writes\",\"affected_heads\":[[%d,%d],[%d,%d]]"
-                  ",\"metadata\":{\"q_composition\":",
-                  (int)x->layer, (int)x->head, (int)y->layer, (int)y->head);
+    glia_buf_addf(
+        b,
+        ",\"mechanism\":\"keys of an induction head read what a previous-token head writes\",\"affected_heads\":[[%d,%d],[%d,%d]]"
+        ",\"metadata\":{\"q_composition\":",
+        (int)x->layer, (int)x->head, (int)y->layer, (int)y->head);
     glia_json_add_real(b, p->c.q);
     glia_buf_adds(b, ",\"v_composition\":");
     glia_json_add_real(b, p->c.v);
@@ -125,12 +129,14 @@ static glia_status add_dependencies(glia_buf *b, const from_weights *w, const gl
     for (size_t i = 0; pairs && i < a->n_heads && !st; i++) {
         for (size_t k = 0; k < a->n_heads && !st; k++) {
             const glia_studied_head *x = &a->heads[i], *y = &a->heads[k];
-            if (x->verdict.name != GLIA_PATTERN_PREVIOUS_TOKEN || y->verdict.name != GLIA_PATTERN_INDUCTION || x->layer >= y->layer) continue;
+            if (x->verdict.name != GLIA_PATTERN_PREVIOUS_TOKEN || y->verdict.name != GLIA_PATTERN_INDUCTION ||
+                x->layer >= y->layer)
+                continue;
             pairs[n] = (pair){.from = i, .to = k};
             st = glia_heads_file_compose(w->file, x->layer, x->head, y->layer, y->head, &pairs[n].c, err);
-            if (st == GLIA_EHOOK || st == GLIA_EINVAL) st = GLIA_OK; /* not plain matrices, or of different widths: no such pair */
-            else
-                n++;
+            if (st == GLIA_EHOOK || st == GLIA_EINVAL)
+                st = GLIA_OK; /* not plain matrices, or of different widths: no such pair */
+            else n++;
         }
     }
     if (!st && n) qsort(pairs, n, sizeof *pairs, by_strength);
@@ -186,7 +192,8 @@ static void add_patterns(glia_buf *b, const glia_head_study *a) {
             strength += strength_of(&a->heads[i]), confidence += a->heads[i].verdict.confidence, n++;
         }
         if (!n) continue;
-        glia_buf_addf(b, "%s{\"pattern_type\":\"%s\",\"strength\":", any ? "," : "", glia_pattern_name((glia_pattern)p));
+        glia_buf_addf(b, "%s{\"pattern_type\":\"%s\",\"strength\":", any ? "," : "",
+                      glia_pattern_name((glia_pattern)p));
         glia_json_add_real(b, strength / (double)n);
         glia_buf_adds(b, ",\"consistency\":");
         glia_json_add_real(b, confidence / (double)n);
@@ -224,7 +231,9 @@ static void add_statistics(glia_buf *b, const glia_head_study *a) {
         glia_buf_addf(b, "%s{\"layer\":%d,\"pattern_counts\":{", l ? "," : "", (int)a->layers[l]);
         bool any = false;
         for (size_t p = 0; p <= GLIA_N_PATTERNS; p++) {
-            if (count[p]) glia_buf_addf(b, "%s\"%s\":%zu", any ? "," : "", glia_pattern_name((glia_pattern)p), count[p]), any = true;
+            if (count[p])
+                glia_buf_addf(b, "%s\"%s\":%zu", any ? "," : "", glia_pattern_name((glia_pattern)p), count[p]),
+                    any = true;
         }
         glia_buf_adds(b, "}}");
     }
@@ -317,17 +326,20 @@ static glia_status attention_work(glia_study *s, glia_buf *b, glia_err *err) {
     glia_json_add_cstr(b, s->info.id);
     glia_buf_adds(b, ",\"min_excess\":");
     glia_json_add_real(b, p.patterns.min_excess);
-    glia_buf_addf(b, ",\"probes\":%zu,\"probe_tokens\":%zu,\"bootstrap_samples\":%zu,\"permutations\":%zu,\"seed\":%llu,",
-                  a->n_probes, a->probe_length, p.patterns.n_boot, p.patterns.n_perm, (unsigned long long)p.patterns.seed);
+    glia_buf_addf(
+        b, ",\"probes\":%zu,\"probe_tokens\":%zu,\"bootstrap_samples\":%zu,\"permutations\":%zu,\"seed\":%llu,",
+        a->n_probes, a->probe_length, p.patterns.n_boot, p.patterns.n_perm, (unsigned long long)p.patterns.seed);
     glia_buf_addf(b, "\"token_attribution_method\":%s,", a->rollout ? "\"attention_rollout\"" : "null");
-    glia_buf_adds(b, "\"confidence\":\"share of bootstrap resamples of the query rows that give the head the same name\","
-                     "\"weights\":");
+    glia_buf_adds(b,
+                  "\"confidence\":\"share of bootstrap resamples of the query rows that give the head the same name\","
+                  "\"weights\":");
     if (w.file) {
         glia_buf_addf(b, "{\"tokens\":%zu,\"unrelated_composition\":", glia_heads_file_tokens(w.file));
         glia_json_add_real(b, 1 / sqrt((double)s->info.n_embd));
         glia_buf_adds(b, "},");
     } else {
-        glia_json_add_cstr(b, weights || across ? w.why.message : "not asked for: weights, or scope cross_layer or global");
+        glia_json_add_cstr(b, weights || across ? w.why.message
+                                                : "not asked for: weights, or scope cross_layer or global");
         glia_buf_adds(b, ",");
     }
     glia_buf_adds(b, "\"not_computed\":{\"syntactic\":\"needs a parser\",\"semantic\":\"needs word senses\","

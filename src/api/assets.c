@@ -11,11 +11,12 @@ glia_status glia_asset_open(const glia_app *app, const char *name, const char *p
     char path[4096];
     *out = NULL;
     if (!app->assets) {
-        return glia_fail_at(err, GLIA_EHOOK, param, "this server has no folder for such files: start it with --assets DIR");
+        return glia_fail_at(err, GLIA_EHOOK, param,
+                            "this server has no folder for such files: start it with --assets DIR");
     }
     if (!*name || *name == '.' || strchr(name, '/') || strchr(name, '\\')) {
-        return glia_fail_at(err, GLIA_EINVAL, param, "%s must be the plain name of a file in the server's --assets folder",
-                            param);
+        return glia_fail_at(err, GLIA_EINVAL, param,
+                            "%s must be the plain name of a file in the server's --assets folder", param);
     }
     for (int k = 0; k < 2; k++) {
         int n = snprintf(path, sizeof path, "%s/%s%s", app->assets, name, k ? ".safetensors" : "");
@@ -25,8 +26,8 @@ glia_status glia_asset_open(const glia_app *app, const char *name, const char *p
         if (st && err) (void)snprintf(err->param, sizeof err->param, "%s", param);
         return st;
     }
-    return glia_fail_at(err, GLIA_ENOTFOUND, param, "no file \"%.120s\" or \"%.120s.safetensors\" in the server's --assets folder",
-                        name, name);
+    return glia_fail_at(err, GLIA_ENOTFOUND, param,
+                        "no file \"%.120s\" or \"%.120s.safetensors\" in the server's --assets folder", name, name);
 }
 
 glia_status glia_asset_floats(const glia_st *s, const char *tensor, size_t n, float **out, glia_err *err) {
@@ -34,7 +35,8 @@ glia_status glia_asset_floats(const glia_st *s, const char *tensor, size_t n, fl
     *out = NULL;
     if (!t) return glia_fail(err, GLIA_ENOTFOUND, "the file has no tensor \"%.120s\"", tensor);
     size_t width = glia_st_dtype_bytes(t->dtype);
-    bool known = t->dtype == GLIA_ST_F32 || t->dtype == GLIA_ST_F16 || t->dtype == GLIA_ST_BF16 || t->dtype == GLIA_ST_F64;
+    bool known =
+        t->dtype == GLIA_ST_F32 || t->dtype == GLIA_ST_F16 || t->dtype == GLIA_ST_BF16 || t->dtype == GLIA_ST_F64;
     if (!known || (t->end - t->begin) / width != n) {
         return glia_fail(err, GLIA_EINVAL, "tensor \"%.120s\" holds %llu values of %s, %zu floats are needed", tensor,
                          (unsigned long long)((t->end - t->begin) / width), glia_st_dtype_name(t->dtype), n);
@@ -90,7 +92,8 @@ static glia_status read_translator(glia_translator *t, const glia_st *file, size
         t->bias = bias;
         return st;
     }
-    return glia_fail(err, GLIA_EHOOK, "the file has no translator %zu (\"%zu.weight\"), which layer %zu needs", i, i, i - 1);
+    return glia_fail(err, GLIA_EHOOK, "the file has no translator %zu (\"%zu.weight\"), which layer %zu needs", i, i,
+                     i - 1);
 }
 
 static bool is_wanted(const glia_study *s, int32_t layer) {

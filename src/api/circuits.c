@@ -17,9 +17,9 @@ enum { MAX_CUTS = 8 };
 static const struct {
     const char *name;
     glia_cut cut;
-} cuts[] = {{"zero_ablation", GLIA_CUT_ZERO},           {"mean_ablation", GLIA_CUT_MEAN},
-            {"activation_patching", GLIA_CUT_PATCH},    {"random_replacement", GLIA_CUT_RANDOM},
-            {"noise_injection", GLIA_CUT_NOISE},        {"scaled_intervention", GLIA_CUT_SCALE},
+} cuts[] = {{"zero_ablation", GLIA_CUT_ZERO},          {"mean_ablation", GLIA_CUT_MEAN},
+            {"activation_patching", GLIA_CUT_PATCH},   {"random_replacement", GLIA_CUT_RANDOM},
+            {"noise_injection", GLIA_CUT_NOISE},       {"scaled_intervention", GLIA_CUT_SCALE},
             {"activation_restoring", GLIA_CUT_RESTORE}};
 
 typedef struct discovery {
@@ -38,8 +38,8 @@ typedef struct discovery {
     int32_t target, against;
     glia_sample *samples;
     size_t n;
-    int32_t *readings; /* at, target, against of all samples */
-    float *noised;     /* [n, n_tokens, n_embd] causal tracing */
+    int32_t *readings;      /* at, target, against of all samples */
+    float *noised;          /* [n, n_tokens, n_embd] causal tracing */
     int32_t *unpredictable; /* at, target of the first halves */
     /* judging */
     glia_judge_params judge;
@@ -76,9 +76,9 @@ static glia_status read_cuts(discovery *d, glia_err *err) {
         const char *name = yyjson_get_str(yyjson_arr_get(list, i));
         size_t k = 0;
         if (name && strstr(name, "gradient")) {
-            return glia_fail_at(err, GLIA_EHOOK, "intervention_types",
-                                "\"%.40s\" needs gradients, which are not computed: every effect here is an exact intervention",
-                                name);
+            return glia_fail_at(
+                err, GLIA_EHOOK, "intervention_types",
+                "\"%.40s\" needs gradients, which are not computed: every effect here is an exact intervention", name);
         }
         while (name && k < sizeof cuts / sizeof *cuts && strcmp(name, cuts[k].name) != 0) k++;
         if (!name || k == sizeof cuts / sizeof *cuts || d->n_cuts == MAX_CUTS) {
@@ -105,13 +105,15 @@ static glia_status read_components(discovery *d, glia_err *err) {
             d->attention = true;
         } else if (yyjson_equals_str(v, "mlp")) {
             d->mlp = true;
-        } else if (yyjson_equals_str(v, "head") || yyjson_equals_str(v, "heads") || yyjson_equals_str(v, "attention_head")) {
+        } else if (yyjson_equals_str(v, "head") || yyjson_equals_str(v, "heads") ||
+                   yyjson_equals_str(v, "attention_head")) {
             d->heads = true;
         } else {
-            return glia_fail_at(err, yyjson_is_str(v) ? GLIA_EHOOK : GLIA_EINVAL, "target_components",
-                                "target_components[%zu] must be attention, mlp or head: other parts are not what a circuit is "
-                                "made of here (POST /api/v1/sweeps changes any point)",
-                                i);
+            return glia_fail_at(
+                err, yyjson_is_str(v) ? GLIA_EHOOK : GLIA_EINVAL, "target_components",
+                "target_components[%zu] must be attention, mlp or head: other parts are not what a circuit is "
+                "made of here (POST /api/v1/sweeps changes any point)",
+                i);
         }
     }
     return glia_study_layers(d->s, "target_layers", err);
@@ -136,7 +138,8 @@ static glia_status read_judge(discovery *d, const char *correction, double level
     if ((st = glia_json_int(root, "", "max_circuits", 1, 100000, &d->max_circuits, NULL, err))) return st;
     if ((st = glia_json_num(root, "", "strength", -1e6, 1e6, &d->strength, NULL, err))) return st;
     if ((st = glia_json_bool(root, "", "include_all", &d->all, NULL, err))) return st;
-    d->judge.n_boot = (size_t)boot, d->judge.n_perm = (size_t)perm, d->judge.seed = (uint64_t)seed, d->judge.level = 0.95;
+    d->judge.n_boot = (size_t)boot, d->judge.n_perm = (size_t)perm, d->judge.seed = (uint64_t)seed,
+    d->judge.level = 0.95;
     return GLIA_OK;
 }
 
@@ -150,7 +153,8 @@ static glia_status read_samples(discovery *d, glia_err *err) {
     if ((st = glia_json_str(s->root, "", "samples", &samples, err))) return st;
     d->random_repeated = !strcmp(samples, "random_repeated");
     if (!d->random_repeated && strcmp(samples, "prompt") != 0)
-        return glia_fail_at(err, GLIA_EINVAL, "samples", "samples must be prompt or random_repeated, not \"%.40s\"", samples);
+        return glia_fail_at(err, GLIA_EINVAL, "samples", "samples must be prompt or random_repeated, not \"%.40s\"",
+                            samples);
     d->n_samples = 16, d->half = 12, d->target = d->against = -1;
     if ((st = glia_json_int(s->root, "", "n_samples", 1, 1024, &d->n_samples, NULL, err))) return st;
     if ((st = glia_json_int(s->root, "", "probe_length", 3, 512, &d->half, NULL, err))) return st;
@@ -161,8 +165,9 @@ static glia_status read_samples(discovery *d, glia_err *err) {
     const char *key = glia_json_get(s->root, "corrupted_prompt") ? "corrupted_prompt" : "baseline_prompt";
     if ((st = glia_study_prompt_at(s, key, &d->other, &d->n_other, err))) return st;
     if (d->other && d->n_other != s->n_tokens) {
-        return glia_fail_at(err, GLIA_EINVAL, key, "%s has %zu tokens, the prompt %zu: patching row by row needs as many", key,
-                            d->n_other, s->n_tokens);
+        return glia_fail_at(err, GLIA_EINVAL, key,
+                            "%s has %zu tokens, the prompt %zu: patching row by row needs as many", key, d->n_other,
+                            s->n_tokens);
     }
     if (d->against >= 0 && d->target < 0)
         return glia_fail_at(err, GLIA_EINVAL, "target", "against needs a target to be compared with");
@@ -182,7 +187,8 @@ static glia_status make_repeated(discovery *d, glia_err *err) {
     d->samples = glia_calloc(n, sizeof *d->samples);
     d->readings = glia_malloc(2 * n * m * sizeof *d->readings);
     d->unpredictable = glia_malloc(2 * n * m * sizeof *d->unpredictable);
-    if (!d->samples || !d->readings || !d->unpredictable) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu samples", n);
+    if (!d->samples || !d->readings || !d->unpredictable)
+        return glia_fail(err, GLIA_ENOMEM, "no memory for %zu samples", n);
     size_t length = d->probes.length, before = d->probes.n_before;
     for (size_t i = 0; i < n; i++) {
         int32_t *tokens = d->probes.tokens + i * length, *other = d->others.tokens + i * length;
@@ -204,7 +210,8 @@ static glia_status make_prompt(discovery *d, glia_err *err) {
     const glia_study *s = d->s;
     size_t n = d->target >= 0 ? 1 : s->n_tokens - 1;
     if (!n)
-        return glia_fail_at(err, GLIA_EINVAL, "prompt", "a prompt of one token predicts nothing in it: give a target or a longer one");
+        return glia_fail_at(err, GLIA_EINVAL, "prompt",
+                            "a prompt of one token predicts nothing in it: give a target or a longer one");
     d->n = 1, d->each_reading = true;
     d->samples = glia_calloc(1, sizeof *d->samples);
     d->readings = glia_malloc(3 * n * sizeof *d->readings);
@@ -251,12 +258,16 @@ static void add_found(glia_buf *b, const discovery *d, const found *f) {
     const char *cut = cuts[f->cut].name;
     char id[64], head[32] = "";
     if (p->kind == GLIA_PART_HEAD) (void)snprintf(head, sizeof head, ",\"head\":%d", (int)p->head);
-    (void)snprintf(id, sizeof id, p->kind == GLIA_PART_HEAD ? "L%d.H%d" : p->kind == GLIA_PART_MLP ? "L%d.mlp" : "L%d.attention",
+    (void)snprintf(id, sizeof id,
+                   p->kind == GLIA_PART_HEAD  ? "L%d.H%d"
+                   : p->kind == GLIA_PART_MLP ? "L%d.mlp"
+                                              : "L%d.attention",
                    (int)p->layer, (int)p->head);
     glia_buf_addf(b, "{\"circuit_id\":\"%s.%s\",\"phenomenon\":", id, cut);
     glia_json_add_cstr(b, d->phenomenon);
-    glia_buf_addf(b, ",\"layer_name\":\"model.layers.%d\",\"layer\":%d,\"component\":\"%s\"%s,\"intervention_type\":\"%s\"",
-                  (int)p->layer, (int)p->layer, kind_name(p->kind), head, cut);
+    glia_buf_addf(
+        b, ",\"layer_name\":\"model.layers.%d\",\"layer\":%d,\"component\":\"%s\"%s,\"intervention_type\":\"%s\"",
+        (int)p->layer, (int)p->layer, kind_name(p->kind), head, cut);
     add_real(b, "causal_effect", f->v.effect);
     add_real(b, "confidence", 1 - f->v.adjusted);
     add_real(b, "p_value", f->v.p);
@@ -307,7 +318,8 @@ static bool is_found(const discovery *d, const behaviour *b, const found *f) {
 }
 
 /* All effects of one kind of intervention, judged; appended to list. */
-static glia_status run_cut(discovery *d, size_t k, found *list, size_t *n_obs, double *base, double *clean, glia_err *err) {
+static glia_status run_cut(discovery *d, size_t k, found *list, size_t *n_obs, double *base, double *clean,
+                           glia_err *err) {
     glia_effects *e = NULL;
     glia_part_verdict *v = glia_malloc((d->n_parts + 1) * sizeof *v);
     d->from = (double)k / (double)d->n_cuts, d->share = 1 / (double)d->n_cuts;
@@ -344,7 +356,8 @@ static void add_metadata(glia_buf *b, const discovery *d, const behaviour *x, si
     glia_buf_adds(b, ",\"metadata\":{\"model\":");
     glia_json_add_cstr(b, d->s->info.id);
     glia_buf_addf(b, ",\"metric\":\"%s\",\"samples\":\"%s\",\"observations\":%zu,\"tested\":%zu",
-                  d->against >= 0 ? "log-probability of target minus that of against" : "log-probability of the token that follows",
+                  d->against >= 0 ? "log-probability of target minus that of against"
+                                  : "log-probability of the token that follows",
                   samples, n_obs, n_tested);
     add_real(b, "clean", clean);
     add_real(b, "unchanged", base);
@@ -358,12 +371,13 @@ static void add_metadata(glia_buf *b, const discovery *d, const behaviour *x, si
     add_real(b, "smallest_p_value", least);
     bool weak = d->judge.correction != GLIA_CORRECT_NONE && d->judge.correction != GLIA_CORRECT_BH &&
                 least * (double)d->n_parts > d->alpha;
-    glia_buf_addf(b, ",\"note\":%s}",
-                  n_obs < 2 ? "\"one observation: effects are exact, but nothing can be said of their significance; leave out "
-                              "target, or use enhanced-discover\""
-                  : weak    ? "\"too few observations for so many parts: none can be significant after the correction; use "
-                              "more samples, fewer layers or fdr_bh\""
-                            : "null");
+    glia_buf_addf(
+        b, ",\"note\":%s}",
+        n_obs < 2 ? "\"one observation: effects are exact, but nothing can be said of their significance; leave out "
+                    "target, or use enhanced-discover\""
+        : weak    ? "\"too few observations for so many parts: none can be significant after the correction; use "
+                    "more samples, fewer layers or fdr_bh\""
+                  : "null");
 }
 
 /* Everything behind the samples: run, judge, answer. */
@@ -408,7 +422,8 @@ static glia_status begin(discovery *d, const char *correction, glia_err *err) {
     if ((st = read_components(d, err))) return st;
     if ((st = read_judge(d, correction, 0.05, err))) return st;
     if ((st = read_samples(d, err))) return st;
-    st = glia_parts_list(&d->parts, &d->n_parts, d->s->m, d->s->layers, d->s->n_layers, d->attention, d->mlp, d->heads, err);
+    st = glia_parts_list(&d->parts, &d->n_parts, d->s->m, d->s->layers, d->s->n_layers, d->attention, d->mlp, d->heads,
+                         err);
     if (!st && !d->n_parts)
         st = glia_fail_at(err, GLIA_EHOOK, "target_components", "this model has none of these parts in these layers");
     return st;
@@ -423,12 +438,14 @@ static glia_status discover_work(glia_study *s, glia_buf *b, glia_err *err) {
     for (size_t k = 0; k < d.n_cuts && !st; k++) {
         bool patch = cuts[d.cut[k]].cut == GLIA_CUT_PATCH || cuts[d.cut[k]].cut == GLIA_CUT_RESTORE;
         if (patch && !d.samples[0].other) {
-            st = glia_fail_at(err, GLIA_EINVAL, "corrupted_prompt", "%s needs corrupted_prompt: another prompt of %zu tokens",
-                              cuts[d.cut[k]].name, s->n_tokens);
+            st = glia_fail_at(err, GLIA_EINVAL, "corrupted_prompt",
+                              "%s needs corrupted_prompt: another prompt of %zu tokens", cuts[d.cut[k]].name,
+                              s->n_tokens);
         }
     }
     if (!st && d.random_repeated) {
-        (void)snprintf(samples, sizeof samples, "%zu random sequences of %zu tokens, each repeated", d.n, (size_t)d.half);
+        (void)snprintf(samples, sizeof samples, "%zu random sequences of %zu tokens, each repeated", d.n,
+                       (size_t)d.half);
         st = measure_behaviour(&d, &x, err);
     } else if (!st && d.target >= 0) {
         (void)snprintf(samples, sizeof samples, "the last token of the prompt");
@@ -450,9 +467,7 @@ typedef enum noise_kind { NOISE_GAUSSIAN, NOISE_UNIFORM, NOISE_DROPOUT, NOISE_SA
 /* Normal numbers by the polar method. */
 static double normal(glia_rng *g) {
     double u, v, r;
-    do {
-        u = 2 * glia_rng_unit(g) - 1, v = 2 * glia_rng_unit(g) - 1, r = u * u + v * v;
-    } while (r >= 1 || r == 0);
+    do { u = 2 * glia_rng_unit(g) - 1, v = 2 * glia_rng_unit(g) - 1, r = u * u + v * v; } while (r >= 1 || r == 0);
     return u * sqrt(-2 * log(r) / r);
 }
 
@@ -473,15 +488,17 @@ static glia_status read_noise(const glia_study *s, noise_kind *kind, double *sca
     glia_status st;
     if ((st = glia_json_str(root, "", "attribution_method", &method, err))) return st;
     if (strcmp(method, "causal_tracing") != 0 && strcmp(method, "activation_patching") != 0) {
-        return glia_fail_at(err, GLIA_EHOOK, "attribution_method",
-                            "attribution_method \"%.40s\": gradients are not computed; causal_tracing (exact interventions) is",
-                            method);
+        return glia_fail_at(
+            err, GLIA_EHOOK, "attribution_method",
+            "attribution_method \"%.40s\": gradients are not computed; causal_tracing (exact interventions) is",
+            method);
     }
     if ((st = glia_json_str(root, "", "noise_type", &name, err))) return st;
     if (!strcmp(name, "adversarial")) {
-        return glia_fail_at(err, GLIA_EHOOK, "noise_type",
-                            "adversarial noise needs gradients, which are not computed: use gaussian, uniform, dropout or "
-                            "salt_pepper");
+        return glia_fail_at(
+            err, GLIA_EHOOK, "noise_type",
+            "adversarial noise needs gradients, which are not computed: use gaussian, uniform, dropout or "
+            "salt_pepper");
     }
     size_t k = 0;
     while (k < 4 && strcmp(name, names[k]) != 0) k++;
@@ -499,8 +516,9 @@ static glia_status read_noise(const glia_study *s, noise_kind *kind, double *sca
 static glia_status make_noised(discovery *d, noise_kind kind, double scale, size_t n, glia_err *err) {
     static const int64_t last[] = {-1};
     glia_study *s = d->s;
-    glia_hook hooks[2] = {{.point = GLIA_POINT_RESID_PRE, .phases = GLIA_PHASE_PROMPT},
-                          {.point = GLIA_POINT_LM_HEAD, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1}};
+    glia_hook hooks[2] = {
+        {.point = GLIA_POINT_RESID_PRE, .phases = GLIA_PHASE_PROMPT},
+        {.point = GLIA_POINT_LM_HEAD, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1}};
     glia_forward_case c = {.tokens = s->tokens, .n_tokens = s->n_tokens, .hooks = hooks, .n_hooks = 2};
     glia_forward *f;
     glia_status st = glia_forward_run(&f, s->m, &(glia_forward_params){.cases = &c, .n_cases = 1}, err);
@@ -568,6 +586,8 @@ static glia_status enhanced_check(const glia_study *s, glia_err *err) {
     noise_kind kind;
     double scale;
     int64_t n;
+    if (!glia_json_get(s->root, "prompt") && !glia_json_get(s->root, "messages"))
+        return glia_fail_at(err, GLIA_EINVAL, "prompt", "prompt is missing: a string or a list of token ids");
     return read_noise(s, &kind, &scale, &n, err);
 }
 

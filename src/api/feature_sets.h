@@ -7,7 +7,8 @@
 enum { GLIA_FEATURE_TEXTS = 10 };
 typedef struct glia_feature_set {
     const char *name, *type, *description;
-    const char *examples[GLIA_FEATURE_TEXTS], *counter_examples[GLIA_FEATURE_TEXTS]; /* pairs that differ in little else */
+    const char *examples[GLIA_FEATURE_TEXTS],
+        *counter_examples[GLIA_FEATURE_TEXTS]; /* pairs that differ in little else */
 } glia_feature_set;
 
 size_t glia_feature_sets(const glia_feature_set **out);

@@ -26,12 +26,14 @@ static const struct {
      "latents of an autoencoder (SAELens safetensors in the server's --assets folder) whose maximum over a text tells the two kinds apart"},
     {"probing_classifier", "examples and counter_examples",
      "a logistic probe on each layer, judged on texts that it has not seen"},
-    {"pca", "examples and counter_examples", "the principal component of each layer's rows that tells the two kinds apart"},
+    {"pca", "examples and counter_examples",
+     "the principal component of each layer's rows that tells the two kinds apart"},
 };
 static const struct {
     const char *name, *missing;
-} refused[] = {{"dictionary_learning", "dictionaries are not trained here: train one elsewhere and use sparse_autoencoder"},
-               {"gradient_attribution", "gradients are not computed: use probing_classifier"}};
+} refused[] = {
+    {"dictionary_learning", "dictionaries are not trained here: train one elsewhere and use sparse_autoencoder"},
+    {"gradient_attribution", "gradients are not computed: use probing_classifier"}};
 
 /* What one feature is at one layer. */
 typedef struct place {
@@ -110,7 +112,8 @@ static glia_status read_method(localisation *z, glia_err *err) {
     for (size_t i = 0; i < N_METHODS; i++) {
         if (!strcmp(name, methods[i].name)) return z->how = (method)i, GLIA_OK;
     }
-    return glia_fail_at(err, GLIA_EINVAL, "method", "method must be sparse_autoencoder, probing_classifier or pca, not \"%.40s\"", name);
+    return glia_fail_at(err, GLIA_EINVAL, "method",
+                        "method must be sparse_autoencoder, probing_classifier or pca, not \"%.40s\"", name);
 }
 
 static glia_status read_point(localisation *z, yyjson_val *p, glia_err *err) {
@@ -126,11 +129,13 @@ static glia_status read_point(localisation *z, yyjson_val *p, glia_err *err) {
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         if (!strcmp(name, words[i].word)) z->point = words[i].point, known = true;
     }
-    if (!known) return glia_fail_at(err, GLIA_EINVAL, "parameters.component", "parameters.component: no point \"%.40s\"", name);
+    if (!known)
+        return glia_fail_at(err, GLIA_EINVAL, "parameters.component", "parameters.component: no point \"%.40s\"", name);
     z->pooling = !strcmp(pooling, "mean") ? GLIA_PICK_MEAN : GLIA_PICK_LAST;
     bool fits = z->how == METHOD_SAE ? !strcmp(pooling, "max") : !strcmp(pooling, "mean") || !strcmp(pooling, "last");
     if (!fits)
-        return glia_fail_at(err, GLIA_EINVAL, "parameters.pooling", "parameters.pooling must be %s", z->how == METHOD_SAE ? "max" : "last or mean");
+        return glia_fail_at(err, GLIA_EINVAL, "parameters.pooling", "parameters.pooling must be %s",
+                            z->how == METHOD_SAE ? "max" : "last or mean");
     if (z->how == METHOD_SAE) z->pooling = GLIA_PICK_ALL;
     return GLIA_OK;
 }
@@ -153,21 +158,24 @@ static glia_status read_autoencoder(localisation *z, yyjson_val *p, glia_err *er
     if ((st = glia_json_int(p, "parameters", "k", 1, 1 << 20, &k, NULL, err))) return st;
     if ((st = glia_json_bool(p, "parameters", "apply_b_dec_to_input", &subtract, &said, err))) return st;
     if (!name || !given) {
-        return glia_fail_at(err, GLIA_EHOOK, name ? "parameters.layer" : "parameters.sae",
-                            "sparse_autoencoder needs parameters.sae (a SAELens safetensors file in the server's --assets folder) and "
-                            "parameters.layer that it was trained on; without one use method probing_classifier or pca");
+        return glia_fail_at(
+            err, GLIA_EHOOK, name ? "parameters.layer" : "parameters.sae",
+            "sparse_autoencoder needs parameters.sae (a SAELens safetensors file in the server's --assets folder) and "
+            "parameters.layer that it was trained on; without one use method probing_classifier or pca");
     }
     if ((st = glia_asset_open(z->s->app, name, "parameters.sae", &a->file, err))) return st;
     const glia_st_tensor *w = glia_st_find(a->file, "W_enc");
     if (!w || w->n_dims != 2 || !w->shape[0] || !w->shape[1] || w->shape[1] > 1 << 24) {
-        return glia_fail_at(err, GLIA_EINVAL, "parameters.sae", "\"%.80s\" holds no W_enc [width, latents], as SAELens writes it", name);
+        return glia_fail_at(err, GLIA_EINVAL, "parameters.sae",
+                            "\"%.80s\" holds no W_enc [width, latents], as SAELens writes it", name);
     }
     a->layer = (int32_t)layer;
     a->sae = (glia_sae){.d = (size_t)w->shape[0], .n = (size_t)w->shape[1], .k = (size_t)k};
     if ((st = tensor_of(a, 0, "W_enc", a->sae.d * a->sae.n, &a->sae.w_enc, err))) return st;
     if ((st = tensor_of(a, 1, "b_enc", a->sae.n, &a->sae.b_enc, err))) return st;
     if (glia_st_find(a->file, "b_dec") && (st = tensor_of(a, 2, "b_dec", a->sae.d, &a->sae.b_dec, err))) return st;
-    if (glia_st_find(a->file, "threshold") && (st = tensor_of(a, 3, "threshold", a->sae.n, &a->sae.threshold, err))) return st;
+    if (glia_st_find(a->file, "threshold") && (st = tensor_of(a, 3, "threshold", a->sae.n, &a->sae.threshold, err)))
+        return st;
     a->sae.subtract_b_dec = said ? subtract : !a->sae.threshold; /* SAELens' own defaults */
     return GLIA_OK;
 }
@@ -179,9 +187,11 @@ static glia_status read_text(const localisation *z, yyjson_val *v, const char *p
     if (yyjson_is_arr(text)) {
         st = glia_prompt_ids(z->s->m, text, path, &ids, &out->n_tokens, err);
     } else if (yyjson_is_str(text)) {
-        st = glia_prompt_text(z->s->m, yyjson_get_str(text), yyjson_get_len(text), path, true, true, &ids, &out->n_tokens, err);
+        st = glia_prompt_text(z->s->m, yyjson_get_str(text), yyjson_get_len(text), path, true, true, &ids,
+                              &out->n_tokens, err);
     } else {
-        st = glia_fail_at(err, GLIA_EINVAL, path, "%s must be a text or a list of token ids, not %s", path, glia_json_kind(text));
+        st = glia_fail_at(err, GLIA_EINVAL, path, "%s must be a text or a list of token ids, not %s", path,
+                          glia_json_kind(text));
     }
     if (!st && !out->n_tokens) st = glia_fail_at(err, GLIA_EINVAL, path, "%s is empty", path);
     out->tokens = ids;
@@ -204,7 +214,8 @@ static glia_status read_built_in(localisation *z, feature *f, const glia_feature
         const char *text = i < GLIA_FEATURE_TEXTS ? set->examples[i] : set->counter_examples[i - GLIA_FEATURE_TEXTS];
         int32_t *ids;
         glia_text *t = &f->texts[f->n++];
-        glia_status st = glia_prompt_text(z->s->m, text, strlen(text), "features", true, false, &ids, &t->n_tokens, err);
+        glia_status st =
+            glia_prompt_text(z->s->m, text, strlen(text), "features", true, false, &ids, &t->n_tokens, err);
         if (st) return st;
         t->tokens = ids;
     }
@@ -228,7 +239,8 @@ static glia_status read_layers(localisation *z, feature *f, yyjson_val *v, const
     f->n_layers = s->layers ? s->n_layers : (size_t)s->info.n_layer;
     f->layers = s->layers, s->layers = NULL;
     if (!f->layers) {
-        if (!(f->layers = glia_malloc(f->n_layers * sizeof *f->layers))) return glia_fail(err, GLIA_ENOMEM, "no memory for layers");
+        if (!(f->layers = glia_malloc(f->n_layers * sizeof *f->layers)))
+            return glia_fail(err, GLIA_ENOMEM, "no memory for layers");
         for (size_t i = 0; i < f->n_layers; i++) f->layers[i] = (int32_t)i;
     }
     f->places = glia_calloc(f->n_layers + 1, sizeof *f->places);
@@ -240,7 +252,8 @@ static glia_status read_feature(localisation *z, size_t i, yyjson_val *v, glia_e
     char path[64], at[96];
     glia_status st;
     (void)snprintf(path, sizeof path, "features[%zu]", i);
-    if (!yyjson_is_obj(v)) return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object, not %s", path, glia_json_kind(v));
+    if (!yyjson_is_obj(v))
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be an object, not %s", path, glia_json_kind(v));
     if ((st = glia_json_str(v, path, "name", &f->name, err))) return st;
     if ((st = glia_json_str(v, path, "feature_type", &f->type, err))) return st;
     if ((st = glia_json_str(v, path, "description", &f->description, err))) return st;
@@ -254,13 +267,15 @@ static glia_status read_feature(localisation *z, size_t i, yyjson_val *v, glia_e
     size_t n_yes = yyjson_arr_size(yes), n_no = yyjson_arr_size(no);
     bool own = n_yes || n_no;
     if (own ? n_yes < 4 || n_no < 4 : !set) {
-        return glia_fail_at(err, GLIA_EHOOK, path,
-                            "%s \"%.60s\" needs examples and counter_examples, at least 4 of each (GET /v1/features/common lists "
-                            "features that come with their own)",
-                            path, f->name);
+        return glia_fail_at(
+            err, GLIA_EHOOK, path,
+            "%s \"%.60s\" needs examples and counter_examples, at least 4 of each (GET /v1/features/common lists "
+            "features that come with their own)",
+            path, f->name);
     }
     if (n_yes > MAX_TEXTS || n_no > MAX_TEXTS)
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s: at most %d examples and as many counter_examples", path, (int)MAX_TEXTS);
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s: at most %d examples and as many counter_examples", path,
+                            (int)MAX_TEXTS);
     f->texts = glia_calloc(own ? n_yes + n_no : 2 * GLIA_FEATURE_TEXTS, sizeof *f->texts);
     if (!f->texts) return glia_fail(err, GLIA_ENOMEM, "no memory for %s", path);
     if (!own) return read_built_in(z, f, set, err);
@@ -285,10 +300,12 @@ static glia_status read_request(localisation *z, glia_err *err) {
     if ((st = glia_json_num(p, "parameters", "l2", 1e-9, 1e9, &z->l2, NULL, err))) return st;
     z->n_perm = (size_t)perm, z->n_folds = (size_t)folds, z->seed = (uint64_t)seed;
     if (!yyjson_is_arr(list) || !yyjson_arr_size(list) || yyjson_arr_size(list) > MAX_FEATURES)
-        return glia_fail_at(err, GLIA_EINVAL, "features", "features must be a list of 1 to %d features", (int)MAX_FEATURES);
+        return glia_fail_at(err, GLIA_EINVAL, "features", "features must be a list of 1 to %d features",
+                            (int)MAX_FEATURES);
     if (z->how == METHOD_SAE && (st = read_autoencoder(z, p, err))) return st;
     z->n = yyjson_arr_size(list);
-    if (!(z->features = glia_calloc(z->n, sizeof *z->features))) return glia_fail(err, GLIA_ENOMEM, "no memory for features");
+    if (!(z->features = glia_calloc(z->n, sizeof *z->features)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for features");
     for (size_t i = 0; i < z->n; i++) {
         if ((st = read_feature(z, i, yyjson_arr_get(list, i), err))) return st;
     }
@@ -315,20 +332,22 @@ typedef struct judged {
     double *y;      /* [n] */
 } judged;
 
-static glia_status by_probe(localisation *z, const feature *f, const judged *j, const glia_span *span, const float *x, place *pl,
-                            glia_err *err) {
+static glia_status by_probe(localisation *z, const feature *f, const judged *j, const glia_span *span, const float *x,
+                            place *pl, glia_err *err) {
     size_t n = f->n, d = span->d;
     glia_probe probe;
     glia_probe_params p = {GLIA_PROBE_LOGISTIC, z->l2, z->n_folds < n ? z->n_folds : n, z->n_perm, z->seed, go_on, z};
     double *weight = glia_malloc(d * sizeof *weight);
-    glia_status st = weight ? glia_probe_fit(&probe, span, j->y, j->group, n, &p, err) : glia_fail(err, GLIA_ENOMEM, "no memory");
+    glia_status st =
+        weight ? glia_probe_fit(&probe, span, j->y, j->group, n, &p, err) : glia_fail(err, GLIA_ENOMEM, "no memory");
     if (st) {
         glia_free(weight);
         return st;
     }
     for (size_t c = 0; c < d; c++) { /* by what a channel's own variation moves the probe */
         double square = 0;
-        for (size_t i = 0; i < n; i++) square += ((double)x[i * d + c] - span->mean[c]) * ((double)x[i * d + c] - span->mean[c]);
+        for (size_t i = 0; i < n; i++)
+            square += ((double)x[i * d + c] - span->mean[c]) * ((double)x[i * d + c] - span->mean[c]);
         weight[c] = probe.direction[c] * sqrt(square / (double)n);
     }
     top_columns(pl, weight, d);
@@ -340,7 +359,8 @@ static glia_status by_probe(localisation *z, const feature *f, const judged *j, 
     return GLIA_OK;
 }
 
-static glia_status by_pca(localisation *z, const feature *f, const judged *j, const glia_span *span, place *pl, glia_err *err) {
+static glia_status by_pca(localisation *z, const feature *f, const judged *j, const glia_span *span, place *pl,
+                          glia_err *err) {
     size_t n = f->n, k = span->r < COMPONENTS ? span->r : COMPONENTS;
     float *scores = glia_malloc((n * k + 1) * sizeof *scores);
     double *one = glia_malloc(n * sizeof *one), all = 0;
@@ -354,10 +374,12 @@ static glia_status by_pca(localisation *z, const feature *f, const judged *j, co
         double auc = c.auc[best], sign = auc < 0.5 ? -1 : 1;
         for (size_t i = 0; i < span->r; i++) all += span->variance[i];
         for (size_t i = 0; i < n; i++) one[i] = sign * span->z[i * span->r + best];
-        pl->score = fmax(auc, 1 - auc), pl->p = c.p, pl->detail = span->variance[best] / all, pl->component = (int32_t)best;
+        pl->score = fmax(auc, 1 - auc), pl->p = c.p, pl->detail = span->variance[best] / all,
+        pl->component = (int32_t)best;
         pl->strength = glia_separation(one, j->positive, n);
         top_columns(pl, span->basis + best * span->d, span->d);
-        if (!(pl->direction = glia_memdup(span->basis + best * span->d, span->d * sizeof(double)))) st = glia_fail(err, GLIA_ENOMEM, "no memory");
+        if (!(pl->direction = glia_memdup(span->basis + best * span->d, span->d * sizeof(double))))
+            st = glia_fail(err, GLIA_ENOMEM, "no memory");
         for (size_t i = 0; i < span->d && !st; i++) pl->direction[i] *= sign;
         glia_contrast_clear(&c);
     }
@@ -367,19 +389,22 @@ static glia_status by_pca(localisation *z, const feature *f, const judged *j, co
 }
 
 /* Latents by their maximum over a text; its first token is left out, whose row is like no other (attention sinks). */
-static glia_status by_latents(localisation *z, const feature *f, const judged *j, const glia_pool *pool, place *pl, glia_err *err) {
+static glia_status by_latents(localisation *z, const feature *f, const judged *j, const glia_pool *pool, place *pl,
+                              glia_err *err) {
     const glia_sae *sae = &z->ae.sae;
     size_t n = f->n;
     if (pool->width != sae->d) {
-        return glia_fail_at(err, GLIA_EHOOK, "parameters.sae", "the autoencoder reads rows of %zu numbers, this point of the model has %zu",
-                            sae->d, pool->width);
+        return glia_fail_at(err, GLIA_EHOOK, "parameters.sae",
+                            "the autoencoder reads rows of %zu numbers, this point of the model has %zu", sae->d,
+                            pool->width);
     }
     float *latents = glia_malloc(sae->n * sizeof *latents), *scratch = glia_malloc(sae->d * sizeof *scratch);
     float *most = glia_calloc(n * sae->n, sizeof *most);
     double *one = glia_malloc(n * sizeof *one);
     glia_contrast c;
     glia_rng g = {z->seed};
-    glia_status st = latents && scratch && most && one ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu latents", sae->n);
+    glia_status st =
+        latents && scratch && most && one ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu latents", sae->n);
     for (size_t r = 0; r < pool->n_rows && !st; r++) {
         size_t text = pool->text[r];
         if (pool->position[r] == 0 && f->texts[text].n_tokens > 1) continue;
@@ -401,14 +426,17 @@ static glia_status by_latents(localisation *z, const feature *f, const judged *j
     return st;
 }
 
-static glia_status localise_at(localisation *z, feature *f, const judged *j, const glia_pool *pool, size_t l, glia_err *err) {
+static glia_status localise_at(localisation *z, feature *f, const judged *j, const glia_pool *pool, size_t l,
+                               glia_err *err) {
     place *pl = &f->places[l];
     glia_span span = {0};
     pl->layer = f->layers[l], pl->component = -1;
     if (z->how == METHOD_SAE) return by_latents(z, f, j, pool, pl, err);
     glia_status st = glia_span_make(&span, pool->rows[l], pool->n_rows, pool->width, err);
     if (!st && !span.r) st = glia_fail(err, GLIA_EINVAL, "all rows of layer %d are the same", (int)pl->layer);
-    if (!st) st = z->how == METHOD_PROBE ? by_probe(z, f, j, &span, pool->rows[l], pl, err) : by_pca(z, f, j, &span, pl, err);
+    if (!st)
+        st =
+            z->how == METHOD_PROBE ? by_probe(z, f, j, &span, pool->rows[l], pl, err) : by_pca(z, f, j, &span, pl, err);
     glia_span_clear(&span);
     return st;
 }
@@ -432,9 +460,11 @@ static glia_status choose(feature *f, glia_err *err) {
 }
 
 static glia_status localise(localisation *z, feature *f, glia_err *err) {
-    judged j = {glia_malloc(f->n * sizeof(bool)), glia_malloc(f->n * sizeof(size_t)), glia_malloc(f->n * sizeof(double))};
+    judged j = {glia_malloc(f->n * sizeof(bool)), glia_malloc(f->n * sizeof(size_t)),
+                glia_malloc(f->n * sizeof(double))};
     glia_pool *pool = NULL;
-    glia_status st = j.positive && j.group && j.y ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu texts", f->n);
+    glia_status st =
+        j.positive && j.group && j.y ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu texts", f->n);
     for (size_t i = 0; i < f->n && !st; i++) j.positive[i] = i < f->n_positive, j.group[i] = i, j.y[i] = j.positive[i];
     glia_pool_params p = {f->texts, f->n, z->point, f->layers, f->n_layers, z->pooling, on_progress, z};
     if (!st) st = glia_pool_run(&pool, z->s->m, &p, err);
@@ -459,12 +489,14 @@ static void add_feature(glia_buf *b, const localisation *z, const feature *f) {
     glia_json_add_cstr(b, f->name);
     glia_buf_adds(b, ",\"feature_type\":");
     glia_json_add_cstr(b, f->type ? f->type : "semantic");
-    glia_buf_addf(b, ",\"layer_name\":\"model.layers.%d\",\"layer\":%d,\"neuron_indices\":[", (int)pl->layer, (int)pl->layer);
+    glia_buf_addf(b, ",\"layer_name\":\"model.layers.%d\",\"layer\":%d,\"neuron_indices\":[", (int)pl->layer,
+                  (int)pl->layer);
     for (size_t i = 0; i < pl->n_neurons; i++) glia_buf_addf(b, i ? ",%d" : "%d", (int)pl->neurons[i]);
     glia_buf_adds(b, "]");
     add_real(b, "activation_strength", pl->strength);
     add_real(b, "confidence", 1 - pl->adjusted);
-    glia_buf_addf(b, ",\"localization_method\":\"%s\",\"metadata\":{\"score\":\"%s\"", methods[z->how].name, scores[z->how]);
+    glia_buf_addf(b, ",\"localization_method\":\"%s\",\"metadata\":{\"score\":\"%s\"", methods[z->how].name,
+                  scores[z->how]);
     add_real(b, scores[z->how], pl->score);
     add_real(b, "p_value", pl->p);
     add_real(b, "adjusted_p_value", pl->adjusted);
@@ -473,8 +505,8 @@ static void add_feature(glia_buf *b, const localisation *z, const feature *f) {
         glia_buf_addf(b, ",\"component\":%d", (int)pl->component);
         add_real(b, "variance_share", pl->detail);
     }
-    glia_buf_addf(b, ",\"point\":\"%s\",\"examples\":%zu,\"counter_examples\":%zu,\"description\":", glia_point_name(z->point),
-                  f->n_positive, f->n - f->n_positive);
+    glia_buf_addf(b, ",\"point\":\"%s\",\"examples\":%zu,\"counter_examples\":%zu,\"description\":",
+                  glia_point_name(z->point), f->n_positive, f->n - f->n_positive);
     glia_json_add_cstr(b, f->description);
     glia_buf_adds(b, "}}");
 }
@@ -485,8 +517,8 @@ static void add_layers(glia_buf *b, const localisation *z) {
         const feature *f = &z->features[i];
         for (size_t l = 0; l < f->n_layers; l++) {
             const place *pl = &f->places[l];
-            glia_buf_addf(b, "%s{\"layer\":%d,\"layer_name\":\"model.layers.%d\",\"feature_name\":", any ? "," : "", (int)pl->layer,
-                          (int)pl->layer);
+            glia_buf_addf(b, "%s{\"layer\":%d,\"layer_name\":\"model.layers.%d\",\"feature_name\":", any ? "," : "",
+                          (int)pl->layer, (int)pl->layer);
             glia_json_add_cstr(b, f->name);
             add_real(b, "score", pl->score);
             add_real(b, "p_value", pl->p);
@@ -571,7 +603,8 @@ void glia_on_features_common(void *ud, glia_http_request *rq) {
     (void)ud;
     glia_buf_adds(&b, "{\"features\":[");
     for (size_t i = 0; i < n; i++) {
-        glia_buf_addf(&b, "%s{\"name\":\"%s\",\"feature_type\":\"%s\",\"description\":", i ? "," : "", sets[i].name, sets[i].type);
+        glia_buf_addf(&b, "%s{\"name\":\"%s\",\"feature_type\":\"%s\",\"description\":", i ? "," : "", sets[i].name,
+                      sets[i].type);
         glia_json_add_cstr(&b, sets[i].description);
         add_texts(&b, "examples", sets[i].examples);
         add_texts(&b, "counter_examples", sets[i].counter_examples);
@@ -586,11 +619,12 @@ void glia_on_features_methods(void *ud, glia_http_request *rq) {
     (void)ud;
     glia_buf_adds(&b, "{\"methods\":[");
     for (size_t i = 0; i < N_METHODS; i++) {
-        glia_buf_addf(&b, "%s{\"name\":\"%s\",\"available\":true,\"needs\":\"%s\",\"description\":\"%s\"}", i ? "," : "", methods[i].name,
-                      methods[i].needs, methods[i].how);
+        glia_buf_addf(&b, "%s{\"name\":\"%s\",\"available\":true,\"needs\":\"%s\",\"description\":\"%s\"}",
+                      i ? "," : "", methods[i].name, methods[i].needs, methods[i].how);
     }
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
-        glia_buf_addf(&b, ",{\"name\":\"%s\",\"available\":false,\"description\":\"%s\"}", refused[i].name, refused[i].missing);
+        glia_buf_addf(&b, ",{\"name\":\"%s\",\"available\":false,\"description\":\"%s\"}", refused[i].name,
+                      refused[i].missing);
     glia_buf_adds(&b, "]}\n");
     glia_reply_json(rq, &b);
 }

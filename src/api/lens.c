@@ -26,7 +26,8 @@ static glia_status positions_of(const glia_study *s, int64_t fallback, int64_t *
         if (!last && !glia_json_whole(list ? yyjson_arr_get(v, i) : v, &x)) {
             glia_free(*out);
             *out = NULL;
-            return glia_fail_at(err, GLIA_EINVAL, "positions", "positions must be \"all\", \"last\", a number or a list of them");
+            return glia_fail_at(err, GLIA_EINVAL, "positions",
+                                "positions must be \"all\", \"last\", a number or a list of them");
         }
         if (x < -size || x >= size) {
             glia_free(*out);
@@ -106,7 +107,8 @@ static glia_status parse_targets(const glia_study *s, int32_t **out, size_t *n, 
     *out = NULL, *n = 0;
     if (!list) return GLIA_OK;
     if (!yyjson_is_arr(list) || yyjson_arr_size(list) > MAX_TARGETS)
-        return glia_fail_at(err, GLIA_EINVAL, "targets", "targets must be a list of at most %d tokens", (int)MAX_TARGETS);
+        return glia_fail_at(err, GLIA_EINVAL, "targets", "targets must be a list of at most %d tokens",
+                            (int)MAX_TARGETS);
     *n = yyjson_arr_size(list);
     if (!(*out = glia_malloc((*n + 1) * sizeof **out))) return glia_fail(err, GLIA_ENOMEM, "no memory for targets");
     for (size_t i = 0; i < *n; i++) {

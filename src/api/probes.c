@@ -79,10 +79,12 @@ static glia_status read_layers(probing *z, glia_err *err) {
     int64_t one = 0;
     bool given = false;
     s->info = z->info;
-    glia_status st = glia_json_int(s->root, "", "layer", -(int64_t)z->info.n_layer, (int64_t)z->info.n_layer - 1, &one, &given, err);
+    glia_status st =
+        glia_json_int(s->root, "", "layer", -(int64_t)z->info.n_layer, (int64_t)z->info.n_layer - 1, &one, &given, err);
     if (st || (st = glia_study_layers(s, "layers", err))) return st;
     z->n_layers = given ? 1 : s->layers ? s->n_layers : glia_point_has_layer(z->point) ? (size_t)z->info.n_layer : 1;
-    if (!(z->layers = glia_malloc(z->n_layers * sizeof *z->layers))) return glia_fail(err, GLIA_ENOMEM, "no memory for layers");
+    if (!(z->layers = glia_malloc(z->n_layers * sizeof *z->layers)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for layers");
     for (size_t i = 0; i < z->n_layers; i++)
         z->layers[i] = given ? (int32_t)(one < 0 ? one + z->info.n_layer : one) : s->layers ? s->layers[i] : (int32_t)i;
     return GLIA_OK;
@@ -100,12 +102,14 @@ static glia_status read_example(probing *z, yyjson_val *v, size_t i, glia_err *e
     glia_status st;
     bool number = yyjson_is_num(label) && isfinite(yyjson_get_num(label));
     if (!yyjson_is_bool(label) && !number)
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be {\"text\": …, \"label\": a number, true or false}", path);
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be {\"text\": …, \"label\": a number, true or false}",
+                            path);
     z->label[z->n_texts] = number ? yyjson_get_num(label) : yyjson_get_bool(label);
-    if (yyjson_is_str(text)) st = glia_prompt_text(z->m, yyjson_get_str(text), yyjson_get_len(text), at, true, true, &ids, &t->n_tokens, err);
+    if (yyjson_is_str(text))
+        st =
+            glia_prompt_text(z->m, yyjson_get_str(text), yyjson_get_len(text), at, true, true, &ids, &t->n_tokens, err);
     else if (yyjson_is_arr(text)) st = glia_prompt_ids(z->m, text, at, &ids, &t->n_tokens, err);
-    else
-        return glia_fail_at(err, GLIA_EINVAL, at, "%s must be a text or a list of token ids", at);
+    else return glia_fail_at(err, GLIA_EINVAL, at, "%s must be a text or a list of token ids", at);
     t->tokens = ids;
     z->n_texts++;
     return !st && !t->n_tokens ? glia_fail_at(err, GLIA_EINVAL, at, "%s is empty", at) : st;
@@ -123,14 +127,16 @@ static glia_status from_texts(probing *z, yyjson_val *list, glia_err *err) {
     bool mean = !strcmp(pooling, "mean"), all = !strcmp(pooling, "all");
     if (!mean && !all && strcmp(pooling, "last") != 0)
         return glia_fail_at(err, GLIA_EINVAL, "pooling", "pooling must be last, mean or all, not \"%.40s\"", pooling);
-    if (!n || n > MAX_TEXTS) return glia_fail_at(err, GLIA_EINVAL, "examples", "examples: 1 to %d texts", (int)MAX_TEXTS);
+    if (!n || n > MAX_TEXTS)
+        return glia_fail_at(err, GLIA_EINVAL, "examples", "examples: 1 to %d texts", (int)MAX_TEXTS);
     z->texts = glia_calloc(n, sizeof *z->texts), z->label = glia_malloc(n * sizeof *z->label);
     if (!z->texts || !z->label) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu texts", n);
     for (size_t i = 0; i < n; i++) {
         if ((st = read_example(z, yyjson_arr_get(list, i), i, err))) return st;
     }
-    glia_pool_params p = {z->texts, n, z->point, z->layers, z->n_layers,
-                          mean ? GLIA_PICK_MEAN : all ? GLIA_PICK_ALL : GLIA_PICK_LAST, on_pool, z};
+    glia_pool_params p = {
+        z->texts, n, z->point, z->layers, z->n_layers, mean ? GLIA_PICK_MEAN : all ? GLIA_PICK_ALL : GLIA_PICK_LAST,
+        on_pool,  z};
     if ((st = glia_pool_run(&z->pool, z->m, &p, err))) return st;
     z->rows = z->pool->rows, z->n = z->pool->n_rows, z->width = z->pool->width, z->n_groups = n;
     z->y = glia_malloc((z->n + 1) * sizeof *z->y), z->group = glia_malloc((z->n + 1) * sizeof *z->group);
@@ -148,7 +154,8 @@ static glia_status read_labels(probing *z, glia_err *err) {
     }
     for (size_t i = 0; i < z->n; i++) {
         yyjson_val *v = yyjson_arr_get(list, i);
-        if (!yyjson_is_num(v) && !yyjson_is_bool(v)) return glia_fail_at(err, GLIA_EINVAL, "labels", "labels[%zu] must be a number", i);
+        if (!yyjson_is_num(v) && !yyjson_is_bool(v))
+            return glia_fail_at(err, GLIA_EINVAL, "labels", "labels[%zu] must be a number", i);
         z->y[i] = yyjson_is_bool(v) ? yyjson_get_bool(v) : yyjson_get_num(v);
     }
     if (!groups) return GLIA_OK;
@@ -196,7 +203,8 @@ static glia_status from_rows(probing *z, yyjson_val *v, glia_err *err) {
 static glia_status label_by_token(probing *z, yyjson_val *list, const glia_run_label *labels, glia_err *err) {
     for (size_t k = 0; k < yyjson_arr_size(list); k++) {
         int64_t x;
-        if (!glia_json_whole(yyjson_arr_get(list, k), &x)) return glia_fail_at(err, GLIA_EINVAL, "positive_tokens", "positive_tokens must be token ids");
+        if (!glia_json_whole(yyjson_arr_get(list, k), &x))
+            return glia_fail_at(err, GLIA_EINVAL, "positive_tokens", "positive_tokens must be token ids");
         for (size_t i = 0; i < z->n; i++) z->y[i] = labels[i].token_id == x ? 1 : z->y[i];
     }
     return GLIA_OK;
@@ -217,22 +225,25 @@ static glia_status read_run(probing *z, glia_run *run, glia_err *err) {
     const glia_run_tensor *first = glia_run_find_point(run, z->point, z->layers[0]);
     glia_run_label *labels = NULL;
     glia_status st = GLIA_OK;
-    if (!first) return glia_fail_at(err, GLIA_EHOOK, "layers", "the run holds no rows of %s of layer %d", glia_point_name(z->point), (int)z->layers[0]);
+    if (!first)
+        return glia_fail_at(err, GLIA_EHOOK, "layers", "the run holds no rows of %s of layer %d",
+                            glia_point_name(z->point), (int)z->layers[0]);
     size_t n = first->rows > z->max_rows ? z->max_rows : (size_t)first->rows;
     z->width = (size_t)first->width;
     if ((st = make_room(z, n, err))) return st;
     for (size_t l = 0; l < z->n_layers && !st; l++) {
         const glia_run_tensor *t = glia_run_find_point(run, z->point, z->layers[l]);
         if (!t || t->width != first->width || t->rows != first->rows) {
-            st = glia_fail_at(err, GLIA_EHOOK, "layers", "the run holds other rows of %s of layer %d than of layer %d", glia_point_name(z->point),
-                              (int)z->layers[l], (int)z->layers[0]);
+            st = glia_fail_at(err, GLIA_EHOOK, "layers", "the run holds other rows of %s of layer %d than of layer %d",
+                              glia_point_name(z->point), (int)z->layers[l], (int)z->layers[0]);
         } else if (!(z->rows[l] = glia_malloc((n * z->width + 1) * sizeof **z->rows))) {
             st = glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows", n);
         } else {
             st = glia_run_read(run, t, 0, n, z->rows[l], err);
         }
     }
-    if (!st && !(labels = glia_malloc((n + 1) * sizeof *labels))) st = glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows", n);
+    if (!st && !(labels = glia_malloc((n + 1) * sizeof *labels)))
+        st = glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows", n);
     if (!st) st = glia_run_labels(run, first, 0, n, labels, err);
     if (!st) {
         group_by_document(z, labels);
@@ -266,7 +277,8 @@ static glia_status from_run(probing *z, glia_err *err) {
         for (int32_t l = 0; !st && l < z->info.n_layer; l++) {
             if (glia_run_find_point(run, z->point, l)) z->layers[z->n_layers++] = l;
         }
-        if (!st && !z->n_layers) st = glia_fail_at(err, GLIA_EHOOK, "component", "the run holds no rows of %s", glia_point_name(z->point));
+        if (!st && !z->n_layers)
+            st = glia_fail_at(err, GLIA_EHOOK, "component", "the run holds no rows of %s", glia_point_name(z->point));
     }
     if (!st) st = read_run(z, run, err);
     glia_run_close(run);
@@ -324,7 +336,9 @@ static glia_status fit_layer(probing *z, size_t l, bool base64, glia_buf *b, gli
     add_direction(b, probe.direction, z->width, base64);
     glia_buf_adds(b, "}");
     glia_probe_clear(&probe);
-    return glia_study_tell(z->s, 0.5 + 0.5 * (double)(l + 1) / (double)z->n_layers) ? GLIA_OK : glia_fail(err, GLIA_ECANCELLED, "cancelled");
+    return glia_study_tell(z->s, 0.5 + 0.5 * (double)(l + 1) / (double)z->n_layers)
+               ? GLIA_OK
+               : glia_fail(err, GLIA_ECANCELLED, "cancelled");
 }
 
 static glia_status read_params(probing *z, bool *base64, glia_err *err) {
@@ -339,7 +353,8 @@ static glia_status read_params(probing *z, bool *base64, glia_err *err) {
     z->p.kind = strcmp(method, "ridge") ? GLIA_PROBE_LOGISTIC : GLIA_PROBE_RIDGE;
     if ((st = glia_json_str(root, "", "encoding", &encoding, err))) return st;
     *base64 = !strcmp(encoding, "base64");
-    if (!*base64 && strcmp(encoding, "list") != 0) return glia_fail_at(err, GLIA_EINVAL, "encoding", "encoding must be list or base64");
+    if (!*base64 && strcmp(encoding, "list") != 0)
+        return glia_fail_at(err, GLIA_EINVAL, "encoding", "encoding must be list or base64");
     if ((st = glia_json_num(root, "", "l2", 1e-9, 1e9, &z->p.l2, NULL, err))) return st;
     if ((st = glia_json_int(root, "", "folds", 2, 100, &folds, NULL, err))) return st;
     if ((st = glia_json_int(root, "", "permutations", 0, 10000, &perm, NULL, err))) return st;
@@ -359,15 +374,19 @@ static glia_status probe_work(glia_study *s, glia_buf *b, glia_err *err) {
     else if (rows) st = from_rows(&z, rows, err);
     else if (glia_json_get(s->root, "run")) st = from_run(&z, err);
     else
-        st = glia_fail_at(err, GLIA_EINVAL, "examples", "give examples [{\"text\", \"label\"}], or run (a stored one), or activations, with labels");
+        st = glia_fail_at(err, GLIA_EINVAL, "examples",
+                          "give examples [{\"text\", \"label\"}], or run (a stored one), or activations, with labels");
     if (st) goto done;
     if (z.n > GLIA_SPAN_MAX_ROWS) {
-        st = glia_fail_at(err, GLIA_ETOOLARGE, texts ? "examples" : "activations", "%zu rows, at most %d are taken", z.n, (int)GLIA_SPAN_MAX_ROWS);
+        st = glia_fail_at(err, GLIA_ETOOLARGE, texts ? "examples" : "activations", "%zu rows, at most %d are taken",
+                          z.n, (int)GLIA_SPAN_MAX_ROWS);
         goto done;
     }
-    glia_buf_addf(b, "{\"success\":true,\"method\":\"%s\",\"point\":", z.p.kind == GLIA_PROBE_RIDGE ? "ridge" : "logistic");
+    glia_buf_addf(
+        b, "{\"success\":true,\"method\":\"%s\",\"point\":", z.p.kind == GLIA_PROBE_RIDGE ? "ridge" : "logistic");
     glia_json_add_cstr(b, rows && !texts ? NULL : glia_point_name(z.point));
-    glia_buf_addf(b, ",\"rows\":%zu,\"groups\":%zu,\"folds\":%zu,\"permutations\":%zu,\"layers\":[", z.n, z.n_groups, z.p.n_folds, z.p.n_perm);
+    glia_buf_addf(b, ",\"rows\":%zu,\"groups\":%zu,\"folds\":%zu,\"permutations\":%zu,\"layers\":[", z.n, z.n_groups,
+                  z.p.n_folds, z.p.n_perm);
     for (size_t l = 0; l < z.n_layers && !st; l++) st = fit_layer(&z, l, base64, b, err);
     glia_buf_adds(b, "],\"execution_time_ms\":");
     glia_json_add_num(b, glia_study_ms(s));

@@ -21,7 +21,8 @@ void glia_sent_clear(glia_sent_list *l) {
 static glia_status room_for(glia_sent *s, size_t n_rows, size_t width, const char *path, glia_err *err) {
     if (!width) return glia_fail_at(err, GLIA_EINVAL, path, "%s: a row without numbers", path);
     if (s->width && s->width != width)
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s: rows of %zu numbers behind rows of %zu", path, width, s->width);
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s: rows of %zu numbers behind rows of %zu", path, width,
+                            s->width);
     s->width = width;
     float *more = glia_realloc(s->rows, (s->n_rows + n_rows) * width * sizeof *more);
     if (!more) return glia_fail_at(err, GLIA_ENOMEM, path, "no memory for %s", path);
@@ -38,7 +39,8 @@ static glia_status add_row(glia_sent *s, yyjson_val *row, const char *path, glia
     size_t i = 0;
     for (yyjson_arr_iter_init(row, &it); (v = yyjson_arr_iter_next(&it)); i++) {
         out[i] = yyjson_is_num(v) ? (float)yyjson_get_num(v) : NAN;
-        if (!isfinite(out[i])) return glia_fail_at(err, GLIA_EINVAL, path, "%s: value %zu of a row is not a finite number", path, i);
+        if (!isfinite(out[i]))
+            return glia_fail_at(err, GLIA_EINVAL, path, "%s: value %zu of a row is not a finite number", path, i);
     }
     s->n_rows++;
     return GLIA_OK;
@@ -60,7 +62,8 @@ static glia_status add_nested(glia_sent *s, yyjson_val *v, const char *path, int
 static glia_status add_base64(glia_sent *s, yyjson_val *entry, yyjson_val *data, const char *path, glia_err *err) {
     const char *dtype = "float32";
     yyjson_val *shape = glia_json_get(entry, "shape");
-    size_t rank = yyjson_is_arr(shape) ? yyjson_arr_size(shape) : 0, n = yyjson_get_len(data), n_bytes = 0, n_rows = 1, width = 0;
+    size_t rank = yyjson_is_arr(shape) ? yyjson_arr_size(shape) : 0, n = yyjson_get_len(data), n_bytes = 0, n_rows = 1,
+           width = 0;
     glia_status st = glia_json_str(entry, path, "dtype", &dtype, err);
     if (st) return st;
     glia_dtype d = !strcmp(dtype, "float16") ? GLIA_F16 : !strcmp(dtype, "bfloat16") ? GLIA_BF16 : GLIA_F32;
@@ -71,20 +74,20 @@ static glia_status add_base64(glia_sent *s, yyjson_val *entry, yyjson_val *data,
         if (!glia_json_whole(yyjson_arr_get(shape, i), &x) || x < 1 || (uint64_t)x > n + 1) rank = 0;
         else if (i + 1 == rank) width = (size_t)x;
         else if (n_rows > (n + 1) / (size_t)x) rank = 0;
-        else
-            n_rows *= (size_t)x;
+        else n_rows *= (size_t)x;
     }
     if (!rank) return glia_fail_at(err, GLIA_EINVAL, path, "%s: base64 needs its shape, [1, rows, width]", path);
     uint8_t *bytes = glia_malloc(n / 4 * 3 + 3);
     if (!bytes) return glia_fail_at(err, GLIA_ENOMEM, path, "no memory for %s", path);
-    if (!glia_base64_read(yyjson_get_str(data), n, bytes, &n_bytes) || n_bytes / glia_dtype_bytes(d) / width != n_rows ||
-        n_bytes != n_rows * width * glia_dtype_bytes(d)) {
+    if (!glia_base64_read(yyjson_get_str(data), n, bytes, &n_bytes) ||
+        n_bytes / glia_dtype_bytes(d) / width != n_rows || n_bytes != n_rows * width * glia_dtype_bytes(d)) {
         st = glia_fail_at(err, GLIA_EINVAL, path, "%s: data is not base64 of its shape and dtype", path);
     }
     if (!st) st = room_for(s, n_rows, width, path, err);
     if (!st) glia_unpack_le(s->rows + s->n_rows * width, bytes, n_rows * width, d);
     for (size_t i = 0; !st && i < n_rows * width; i++) {
-        if (!isfinite(s->rows[s->n_rows * width + i])) st = glia_fail_at(err, GLIA_EINVAL, path, "%s: a value is not finite", path);
+        if (!isfinite(s->rows[s->n_rows * width + i]))
+            st = glia_fail_at(err, GLIA_EINVAL, path, "%s: a value is not finite", path);
     }
     if (!st) s->n_rows += n_rows;
     glia_free(bytes);
@@ -96,10 +99,12 @@ static glia_status add_entry(glia_sent *s, yyjson_val *entry, bool *input, const
     int64_t x;
     bool is_input = yyjson_get_bool(glia_json_get(entry, "is_input"));
     if (s->n_rows && is_input != *input)
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s holds inputs and outputs of one place: send one of the two", path);
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s holds inputs and outputs of one place: send one of the two",
+                            path);
     *input = is_input;
     if (glia_json_whole(layer, &x) && x >= 0 && x < 1 << 20) s->layer = (int32_t)x;
-    if (yyjson_is_str(glia_json_get(entry, "component"))) s->component = yyjson_get_str(glia_json_get(entry, "component"));
+    if (yyjson_is_str(glia_json_get(entry, "component")))
+        s->component = yyjson_get_str(glia_json_get(entry, "component"));
     if (yyjson_is_str(data)) return add_base64(s, entry, data, path, err);
     if (data) return add_nested(s, data, path, 0, err);
     return glia_fail_at(err, GLIA_EINVAL, path, "%s: an entry without data", path);
@@ -114,7 +119,8 @@ static glia_status add_value(glia_sent *s, yyjson_val *v, const char *path, glia
     yyjson_val *entry;
     glia_status st = GLIA_OK;
     for (yyjson_arr_iter_init(v, &it); !st && (entry = yyjson_arr_iter_next(&it));) {
-        if (!yyjson_is_obj(entry)) st = glia_fail_at(err, GLIA_EINVAL, path, "%s: entries and plain lists side by side", path);
+        if (!yyjson_is_obj(entry))
+            st = glia_fail_at(err, GLIA_EINVAL, path, "%s: entries and plain lists side by side", path);
         else st = add_entry(s, entry, &input, path, err);
     }
     return st;
@@ -161,15 +167,18 @@ static const char *name_of(yyjson_val *entry) {
 }
 
 glia_status glia_sent_read(glia_sent_list *out, yyjson_val *v, const char *path, glia_err *err) {
-    bool object = yyjson_is_obj(v) && !glia_json_get(v, "data"), list = yyjson_is_arr(v) && yyjson_is_obj(yyjson_arr_get_first(v));
+    bool object = yyjson_is_obj(v) && !glia_json_get(v, "data"),
+         list = yyjson_is_arr(v) && yyjson_is_obj(yyjson_arr_get_first(v));
     size_t n = object ? yyjson_obj_size(v) : list ? yyjson_arr_size(v) : 1;
     *out = (glia_sent_list){0};
     if (!v || (!yyjson_is_obj(v) && !yyjson_is_arr(v)) || !n) {
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s must hold activations: {\"key\": [entries or lists of numbers]}, not %s", path,
+        return glia_fail_at(err, GLIA_EINVAL, path,
+                            "%s must hold activations: {\"key\": [entries or lists of numbers]}, not %s", path,
                             v ? glia_json_kind(v) : "absent");
     }
     if (n > MAX_KEYS) return glia_fail_at(err, GLIA_EINVAL, path, "%s: at most %d keys", path, (int)MAX_KEYS);
-    if (!(out->items = glia_calloc(n, sizeof *out->items))) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu keys", n);
+    if (!(out->items = glia_calloc(n, sizeof *out->items)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for %zu keys", n);
     glia_status st = GLIA_OK;
     if (object) {
         yyjson_obj_iter it;
@@ -177,7 +186,8 @@ glia_status glia_sent_read(glia_sent_list *out, yyjson_val *v, const char *path,
         for (yyjson_obj_iter_init(v, &it); !st && (key = yyjson_obj_iter_next(&it));)
             st = add_item(out, yyjson_get_str(key), yyjson_obj_iter_get_val(key), path, err);
     } else if (list) {
-        for (size_t i = 0; i < n && !st; i++) st = add_item(out, name_of(yyjson_arr_get(v, i)), yyjson_arr_get(v, i), path, err);
+        for (size_t i = 0; i < n && !st; i++)
+            st = add_item(out, name_of(yyjson_arr_get(v, i)), yyjson_arr_get(v, i), path, err);
     } else {
         st = add_item(out, yyjson_is_obj(v) ? name_of(v) : "activations", v, path, err);
     }

@@ -36,7 +36,8 @@ static glia_status run_work(glia_task *t, void *ud, glia_buf *result, glia_err *
     return r->route->work(r->s, result, err);
 }
 
-static glia_status open_study(void *ud, glia_http_request *rq, const glia_study_route *route, run **out, glia_err *err) {
+static glia_status open_study(void *ud, glia_http_request *rq, const glia_study_route *route, run **out,
+                              glia_err *err) {
     size_t n;
     const char *body = glia_http_body(rq, &n), *id = NULL;
     glia_status st;
@@ -72,8 +73,7 @@ void glia_study_serve(void *ud, glia_http_request *rq, const glia_study_route *r
         (void)glia_http_reply_error(rq, &err);
         return;
     }
-    glia_task_serve(r->s->app->tasks, rq,
-                    &(glia_task_params){route->kind, route->description, run_work, r, run_free});
+    glia_task_serve(r->s->app->tasks, rq, &(glia_task_params){route->kind, route->description, run_work, r, run_free});
 }
 
 void glia_study_start_checked(void *ud, glia_http_request *rq, const glia_study_route *route,
@@ -85,8 +85,8 @@ void glia_study_start_checked(void *ud, glia_http_request *rq, const glia_study_
     glia_status st = open_study(ud, rq, route, &r, &err);
     if (!st && check && (st = check(r->s, &err))) run_free(r);
     if (!st) {
-        st = glia_tasks_start(app->tasks, &(glia_task_params){route->kind, route->description, run_work, r, run_free}, id,
-                              &err); /* takes r, also on failure */
+        st = glia_tasks_start(app->tasks, &(glia_task_params){route->kind, route->description, run_work, r, run_free},
+                              id, &err); /* takes r, also on failure */
     }
     if (st) {
         (void)glia_http_reply_error(rq, &err);
@@ -152,7 +152,8 @@ glia_status glia_study_prompt_at(const glia_study *s, const char *key, int32_t *
     } else if (yyjson_is_arr(v)) {
         st = glia_prompt_ids(s->m, v, key, out, n, err);
     } else {
-        st = glia_fail_at(err, GLIA_EINVAL, key, "%s must be a text or a list of token ids, not %s", key, glia_json_kind(v));
+        st = glia_fail_at(err, GLIA_EINVAL, key, "%s must be a text or a list of token ids, not %s", key,
+                          glia_json_kind(v));
     }
     if (!st && !*n) st = glia_fail_at(err, GLIA_EINVAL, key, "%s is empty: the model needs at least one token", key);
     if (!st) st = check_length(s, *n, key, err);
@@ -160,7 +161,8 @@ glia_status glia_study_prompt_at(const glia_study *s, const char *key, int32_t *
     return st;
 }
 
-static glia_status one_layer(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, bool *all, glia_err *err) {
+static glia_status one_layer(const glia_study *s, yyjson_val *v, const char *path, int32_t *out, bool *all,
+                             glia_err *err) {
     int64_t whole;
     glia_hook_target t;
     *all = false;
@@ -173,7 +175,8 @@ static glia_status one_layer(const glia_study *s, yyjson_val *v, const char *pat
         return GLIA_OK;
     }
     if (!yyjson_is_str(v)) {
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a layer's number or name, not %s", path, glia_json_kind(v));
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a layer's number or name, not %s", path,
+                            glia_json_kind(v));
     }
     glia_hook_spec spec = {.layer_name = yyjson_get_str(v), .output = true};
     glia_status st = glia_names_resolve(&spec, s->info.n_layer, s->info.arch, &t, err);
@@ -228,14 +231,15 @@ glia_status glia_study_token_of(const glia_study *s, yyjson_val *v, const char *
     int64_t whole;
     if (glia_json_whole(v, &whole)) {
         if (whole < 0 || whole >= s->info.n_vocab) {
-            return glia_fail_at(err, GLIA_EINVAL, path, "%s: no token %lld, the vocabulary has %d", path, (long long)whole,
-                                (int)s->info.n_vocab);
+            return glia_fail_at(err, GLIA_EINVAL, path, "%s: no token %lld, the vocabulary has %d", path,
+                                (long long)whole, (int)s->info.n_vocab);
         }
         *out = (int32_t)whole;
         return GLIA_OK;
     }
     if (!yyjson_is_str(v))
-        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a token's id or its text, not %s", path, glia_json_kind(v));
+        return glia_fail_at(err, GLIA_EINVAL, path, "%s must be a token's id or its text, not %s", path,
+                            glia_json_kind(v));
     int32_t *ids;
     size_t n;
     glia_status st = glia_prompt_text(s->m, yyjson_get_str(v), yyjson_get_len(v), path, false, true, &ids, &n, err);
@@ -243,7 +247,8 @@ glia_status glia_study_token_of(const glia_study *s, yyjson_val *v, const char *
     if (n == 1) *out = ids[0];
     else
         st = glia_fail_at(err, GLIA_EINVAL, path,
-                          "%s: this text is %zu tokens, one is needed (mind the space before a word), or a token's id", path, n);
+                          "%s: this text is %zu tokens, one is needed (mind the space before a word), or a token's id",
+                          path, n);
     glia_free(ids);
     return st;
 }

@@ -103,7 +103,8 @@ static glia_status add_summaries(glia_buf *b, const glia_sent_list *l, glia_err 
     return GLIA_OK;
 }
 
-static glia_status summarise(glia_study *s, const char *key, const char *type, bool residual, glia_buf *b, glia_err *err) {
+static glia_status summarise(glia_study *s, const char *key, const char *type, bool residual, glia_buf *b,
+                             glia_err *err) {
     glia_sent_list l;
     glia_status st = glia_json_str(s->root, "", "analysis_type", &type, err);
     if (st || (st = glia_sent_read(&l, glia_json_get(s->root, key), key, err))) return st;

@@ -38,7 +38,8 @@ glia_status glia_parts_list(glia_part **out, size_t *n, const glia_model *m, con
     if (!parts) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu parts", cap);
     for (size_t i = 0; i < count; i++) {
         int32_t layer = layers ? layers[i] : (int32_t)i;
-        if (attention && has(m, GLIA_POINT_ATTN_OUT, layer, &pi)) parts[(*n)++] = (glia_part){GLIA_PART_ATTENTION, layer, -1};
+        if (attention && has(m, GLIA_POINT_ATTN_OUT, layer, &pi))
+            parts[(*n)++] = (glia_part){GLIA_PART_ATTENTION, layer, -1};
         if (mlp && has(m, GLIA_POINT_MLP_OUT, layer, &pi)) parts[(*n)++] = (glia_part){GLIA_PART_MLP, layer, -1};
         bool z = heads && has(m, GLIA_POINT_Z, layer, &pi);
         for (int32_t h = 0; z && h < pi.n_heads; h++) parts[(*n)++] = (glia_part){GLIA_PART_HEAD, layer, h};
@@ -100,7 +101,8 @@ static glia_hook logits_of(circuit_run *r, const glia_sample *s) {
 
 static glia_status check_logits(const glia_rows *logits, const glia_sample *s, glia_err *err) {
     if ((size_t)logits->n_rows == s->n_readings) return GLIA_OK;
-    return glia_fail(err, GLIA_EINTERNAL, "%zu rows of logits were asked for, %d came", s->n_readings, (int)logits->n_rows);
+    return glia_fail(err, GLIA_EINTERNAL, "%zu rows of logits were asked for, %d came", s->n_readings,
+                     (int)logits->n_rows);
 }
 
 /* ------------------------------------------------------------------ what parts are replaced by */
@@ -131,11 +133,13 @@ static glia_status plan_hooks(circuit_run *r, glia_err *err) {
 static glia_status take_means(circuit_run *r, glia_err *err) {
     const glia_effects_params *p = r->p;
     size_t rows = 0;
-    if (!(r->mean = glia_calloc(r->n_hooks + 1, sizeof *r->mean))) return glia_fail(err, GLIA_ENOMEM, "no memory for means");
+    if (!(r->mean = glia_calloc(r->n_hooks + 1, sizeof *r->mean)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for means");
     for (size_t h = 0; h < r->n_hooks; h++) r->hooks[h].reduce = (glia_reduce){.op = GLIA_REDUCE_MEAN};
     for (size_t s = 0; s < p->n_samples; s++) {
         glia_forward *f;
-        glia_forward_case c = {p->samples[s].tokens, p->samples[s].n_tokens, r->hooks, r->n_hooks, NULL, 0, 0, false, false};
+        glia_forward_case c = {
+            p->samples[s].tokens, p->samples[s].n_tokens, r->hooks, r->n_hooks, NULL, 0, 0, false, false};
         glia_status st = glia_forward_run(&f, r->m, &(glia_forward_params){.cases = &c, .n_cases = 1}, err);
         if (st) return st;
         for (size_t h = 0; h < r->n_hooks && !st; h++) {
@@ -186,8 +190,8 @@ static glia_status set_rows(const circuit_run *r, const glia_part *part, change 
     return c->rows ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for the rows of a head");
 }
 
-static glia_status make_change(const circuit_run *r, const glia_sample *s, const glia_part *part, uint64_t seed, change *c,
-                               glia_err *err) {
+static glia_status make_change(const circuit_run *r, const glia_sample *s, const glia_part *part, uint64_t seed,
+                               change *c, glia_err *err) {
     *c = (change){.head = part->head};
     if (s->noised) {
         c->edits[c->n++] = (glia_edit){.where = {.point = GLIA_POINT_RESID_PRE, .phases = GLIA_PHASE_PROMPT},
@@ -233,7 +237,11 @@ static glia_status take_metric(void *ud, size_t index, const glia_forward_result
 static glia_status run_plain(circuit_run *r, const int32_t *tokens, const glia_edit *edit, double *out, glia_err *err) {
     const glia_sample *s = &r->p->samples[r->sample];
     glia_hook logits = logits_of(r, s);
-    glia_forward_case c = {.tokens = tokens, .n_tokens = s->n_tokens, .hooks = &logits, .n_hooks = 1, .edits = edit,
+    glia_forward_case c = {.tokens = tokens,
+                           .n_tokens = s->n_tokens,
+                           .hooks = &logits,
+                           .n_hooks = 1,
+                           .edits = edit,
                            .n_edits = edit != NULL};
     glia_forward *f;
     r->out = out;
@@ -355,7 +363,8 @@ glia_status glia_effects_run(glia_effects **out, glia_model *m, const glia_effec
         glia_forward *source = NULL;
         r.from = (double)r.sample / (double)p->n_samples, r.share = 1 / (double)p->n_samples;
         st = run_bases(&r, err);
-        if (!st && p->n_parts && (p->cut == GLIA_CUT_PATCH || p->cut == GLIA_CUT_RESTORE)) st = run_source(&r, &source, err);
+        if (!st && p->n_parts && (p->cut == GLIA_CUT_PATCH || p->cut == GLIA_CUT_RESTORE))
+            st = run_source(&r, &source, err);
         r.rows = source;
         if (!st && p->n_parts) st = run_parts(&r, err);
         r.rows = NULL;
@@ -366,10 +375,12 @@ glia_status glia_effects_run(glia_effects **out, glia_model *m, const glia_effec
     return st;
 }
 
-glia_status glia_effects_judge(const glia_effects *e, const glia_judge_params *p, glia_part_verdict *out, glia_err *err) {
+glia_status glia_effects_judge(const glia_effects *e, const glia_judge_params *p, glia_part_verdict *out,
+                               glia_err *err) {
     double *means = glia_malloc((p->n_boot + 1) * sizeof *means), *q = glia_malloc(e->n_parts * sizeof *q);
     size_t *order = glia_malloc(e->n_parts * sizeof *order);
-    glia_status st = means && q && order ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu resamples", p->n_boot);
+    glia_status st =
+        means && q && order ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu resamples", p->n_boot);
     for (size_t i = 0; i < e->n_parts && !st; i++) {
         const double *x = e->effect + i * e->n_obs;
         glia_rng g = {p->seed + i};

@@ -32,9 +32,9 @@ typedef enum glia_cut {
     GLIA_CUT_MEAN,    /* its mean over all rows of all samples */
     GLIA_CUT_PATCH,   /* what it is in the other prompt, row by row */
     GLIA_CUT_RESTORE, /* the sample runs as the other prompt (or disturbed), the part's output is what it is in its own */
-    GLIA_CUT_RANDOM,  /* normal numbers of the same mean and deviation */
-    GLIA_CUT_NOISE,   /* plus strength · normal numbers */
-    GLIA_CUT_SCALE    /* times strength */
+    GLIA_CUT_RANDOM, /* normal numbers of the same mean and deviation */
+    GLIA_CUT_NOISE,  /* plus strength · normal numbers */
+    GLIA_CUT_SCALE   /* times strength */
 } glia_cut;
 
 typedef struct glia_effects_params {
@@ -75,5 +75,6 @@ typedef struct glia_part_verdict {
 } glia_part_verdict;
 
 /* out: [n_parts]. */
-glia_status glia_effects_judge(const glia_effects *e, const glia_judge_params *p, glia_part_verdict *out, glia_err *err);
+glia_status glia_effects_judge(const glia_effects *e, const glia_judge_params *p, glia_part_verdict *out,
+                               glia_err *err);
 #endif

@@ -10,8 +10,8 @@
 typedef struct dla_hooks {
     glia_hook *list;
     size_t n;
-    int64_t position; /* of the one row */
-    size_t first, resid, normed, logits; /* indices; those of layers: 0 means none, since first is 0 */
+    int64_t position;                                /* of the one row */
+    size_t first, resid, normed, logits;             /* indices; those of layers: 0 means none, since first is 0 */
     size_t *attention, *attention_raw, *mlp, *heads; /* [n_layer] */
 } dla_hooks;
 
@@ -66,7 +66,8 @@ static glia_status plan(dla_hooks *h, const glia_model *m, size_t n_layer, bool 
     for (size_t l = 0; l < n_layer; l++) {
         if (has(m, GLIA_POINT_ATTN_OUT_POST, l)) h->attention[l] = add_hook(h, GLIA_POINT_ATTN_OUT_POST, l);
         if (has(m, GLIA_POINT_MLP_OUT_POST, l)) h->mlp[l] = add_hook(h, GLIA_POINT_MLP_OUT_POST, l);
-        if (!heads || !h->attention[l] || !has(m, GLIA_POINT_ATTN_HEAD_OUT, l) || !has(m, GLIA_POINT_ATTN_OUT, l)) continue;
+        if (!heads || !h->attention[l] || !has(m, GLIA_POINT_ATTN_HEAD_OUT, l) || !has(m, GLIA_POINT_ATTN_OUT, l))
+            continue;
         h->heads[l] = add_hook(h, GLIA_POINT_ATTN_HEAD_OUT, l);
         h->attention_raw[l] = add_hook(h, GLIA_POINT_ATTN_OUT, l);
     }
@@ -106,7 +107,8 @@ static glia_status fold(reader *r, const glia_dla *a, const float *resid, glia_e
     }
     if (there) {
         glia_norm_fold(&r->o->norm, u, r->reading, &r->constant);
-        if (r->o->bias) r->constant += (double)r->o->bias[a->target] - (a->against >= 0 ? (double)r->o->bias[a->against] : 0);
+        if (r->o->bias)
+            r->constant += (double)r->o->bias[a->target] - (a->against >= 0 ? (double)r->o->bias[a->against] : 0);
         r->scale = glia_norm_scale(&r->o->norm, resid);
     }
     glia_free(u);
@@ -126,14 +128,17 @@ static double factor_of(const float *out, const float *post, size_t n) {
 }
 
 static glia_status read_heads(const reader *r, const dla_hooks *h, glia_dla *a, size_t l, glia_err *err) {
-    const glia_rows *heads = glia_forward_rows(r->f, 0, h->heads[l]), *raw = glia_forward_rows(r->f, 0, h->attention_raw[l]);
+    const glia_rows *heads = glia_forward_rows(r->f, 0, h->heads[l]),
+                    *raw = glia_forward_rows(r->f, 0, h->attention_raw[l]);
     double factor = factor_of(raw->data, glia_forward_rows(r->f, 0, h->attention[l])->data, r->o->n_embd);
     if (isnan(factor)) {
-        return glia_fail_at(err, GLIA_EHOOK, "heads",
-                            "heads of layer %zu do not add up: a norm follows the attention's output; leave out \"heads\"", l);
+        return glia_fail_at(
+            err, GLIA_EHOOK, "heads",
+            "heads of layer %zu do not add up: a norm follows the attention's output; leave out \"heads\"", l);
     }
     size_t n = (size_t)heads->n_heads;
-    if (!(a->heads[l] = glia_malloc(n * sizeof **a->heads))) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu heads", n);
+    if (!(a->heads[l] = glia_malloc(n * sizeof **a->heads)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory for %zu heads", n);
     a->n_heads[l] = (int32_t)n, a->head_rest[l] = a->attention[l];
     for (size_t i = 0; i < n; i++) {
         a->heads[l][i] = factor * read_part(r, heads->data + i * r->o->n_embd);
@@ -155,8 +160,9 @@ static glia_status check_sum(const reader *r, const dla_hooks *h, size_t n_layer
         error = fmax(error, fabs(sum - (double)resid[i])), scale = fmax(scale, fabs((double)resid[i]));
     }
     if (error <= 1e-3 * scale) return GLIA_OK;
-    return glia_fail(err, GLIA_EHOOK, "the parts of this model's blocks do not add up to its residual stream (they miss %.2g of it): "
-                                      "no attribution",
+    return glia_fail(err, GLIA_EHOOK,
+                     "the parts of this model's blocks do not add up to its residual stream (they miss %.2g of it): "
+                     "no attribution",
                      error / scale);
 }
 
@@ -182,7 +188,8 @@ static glia_status read_parts(reader *r, const dla_hooks *h, glia_dla *a, glia_e
     a->embedding = read_part(r, first->data);
     a->sum = a->embedding + a->constant;
     for (size_t l = 0; l < a->n_layer; l++) {
-        if (h->attention[l]) a->sum += a->attention[l] = read_part(r, glia_forward_rows(r->f, 0, h->attention[l])->data);
+        if (h->attention[l])
+            a->sum += a->attention[l] = read_part(r, glia_forward_rows(r->f, 0, h->attention[l])->data);
         if (h->mlp[l]) a->sum += a->mlp[l] = read_part(r, glia_forward_rows(r->f, 0, h->mlp[l])->data);
         if (h->heads[l] && (st = read_heads(r, h, a, l, err))) return st;
     }

@@ -26,7 +26,8 @@ static glia_flow *flow_new(size_t n_layer, size_t n_rows) {
         glia_flow_free(f);
         return NULL;
     }
-    f->cosine = f->norm + n, f->cosine_last = f->cosine + n, f->attention = f->cosine_last + n, f->mlp = f->attention + n;
+    f->cosine = f->norm + n, f->cosine_last = f->cosine + n, f->attention = f->cosine_last + n,
+    f->mlp = f->attention + n;
     f->attention_cosine = f->mlp + n, f->mlp_cosine = f->attention_cosine + n;
     return f;
 }

@@ -15,10 +15,11 @@ typedef struct study {
     glia_model_info info;
     glia_head_study *out;
     glia_probe_set probes;
-    bool *punctuation;        /* [n_tokens] */
-    glia_targets **targets;   /* [1 + n_probes] the prompt's first */
-    float *mean, *roll, *scratch; /* [n_tokens²] attention of a layer averaged over heads; rollout so far; NULL: no rollout */
-    double from, share;       /* progress of the group under way */
+    bool *punctuation;      /* [n_tokens] */
+    glia_targets **targets; /* [1 + n_probes] the prompt's first */
+    float *mean, *roll,
+        *scratch;       /* [n_tokens²] attention of a layer averaged over heads; rollout so far; NULL: no rollout */
+    double from, share; /* progress of the group under way */
 } study;
 
 void glia_head_study_free(glia_head_study *a) {
@@ -29,7 +30,9 @@ void glia_head_study_free(glia_head_study *a) {
     glia_free(a);
 }
 
-static bool tell(const study *s, double fraction) { return !s->p->on_progress || s->p->on_progress(s->p->ud, fraction); }
+static bool tell(const study *s, double fraction) {
+    return !s->p->on_progress || s->p->on_progress(s->p->ud, fraction);
+}
 
 static bool on_forward(void *ud, size_t n_done, size_t n_total) {
     const study *s = ud;
@@ -47,7 +50,8 @@ static bool can_read(const study *s, glia_point point, int32_t layer, glia_point
 static glia_status choose_layers(study *s, glia_err *err) {
     glia_point_info pi = {0};
     size_t n = 0, n_all = (size_t)s->info.n_layer;
-    if (!(s->out->layers = glia_malloc((n_all + 1) * sizeof *s->out->layers))) return glia_fail(err, GLIA_ENOMEM, "no memory");
+    if (!(s->out->layers = glia_malloc((n_all + 1) * sizeof *s->out->layers)))
+        return glia_fail(err, GLIA_ENOMEM, "no memory");
     for (size_t i = 0; s->p->layers && i < s->p->n_layers; i++) {
         int32_t layer = s->p->layers[i];
         if (!can_read(s, GLIA_POINT_ATTN_PROBS, layer, &pi)) {
@@ -95,8 +99,8 @@ static void weigh_keys(const study *s, const float *a, size_t stride, double *we
 }
 
 /* `values`: rows of the layer's value vectors, or NULL. */
-static void top_tokens(const study *s, const float *a, size_t stride, const glia_rows *values, int32_t head, int32_t group,
-                       double *weight, glia_studied_head *out) {
+static void top_tokens(const study *s, const float *a, size_t stride, const glia_rows *values, int32_t head,
+                       int32_t group, double *weight, glia_studied_head *out) {
     size_t n = s->p->n_tokens;
     weigh_keys(s, a, stride, weight);
     take_top(weight, n, out->keys, &out->n_top);
@@ -132,8 +136,8 @@ static glia_status judge(const study *s, const glia_forward *f, size_t hook, con
     pp.seed += (uint64_t)out->layer * 1000003u + (uint64_t)out->head;
     if (!st) st = glia_head_judge(rows, &pp, &out->verdict, err);
     if (!st) {
-        top_tokens(s, first->data + i * (size_t)first->n_cols, (size_t)first->width, values, out->head, first->group, weight,
-                   out);
+        top_tokens(s, first->data + i * (size_t)first->n_cols, (size_t)first->width, values, out->head, first->group,
+                   weight, out);
     }
     glia_head_rows_free(rows);
     return st;
@@ -160,7 +164,8 @@ static glia_status begin_rollout(study *s, glia_err *err) {
     s->mean = glia_malloc(n * n * sizeof *s->mean);
     s->roll = glia_calloc(n * n, sizeof *s->roll);
     s->scratch = glia_malloc(n * n * sizeof *s->scratch);
-    if (!s->mean || !s->roll || !s->scratch) return glia_fail(err, GLIA_ENOMEM, "no memory for the rollout of %zu tokens", n);
+    if (!s->mean || !s->roll || !s->scratch)
+        return glia_fail(err, GLIA_ENOMEM, "no memory for the rollout of %zu tokens", n);
     for (size_t i = 0; i < n; i++) s->roll[i * n + i] = 1;
     return GLIA_OK;
 }
@@ -172,7 +177,8 @@ static glia_status end_rollout(study *s, glia_err *err) {
     if (!(s->out->rollout = glia_malloc(n * sizeof *s->out->rollout))) return glia_fail(err, GLIA_ENOMEM, "no memory");
     const float *last = s->roll + (n - 1) * n;
     for (size_t k = 0; k < n; k++) sum += (double)last[k];
-    for (size_t k = 0; k < n; k++) s->out->rollout[k] = (double)last[k] / sum; /* sinks leave rows that sum to less than 1 */
+    for (size_t k = 0; k < n; k++)
+        s->out->rollout[k] = (double)last[k] / sum; /* sinks leave rows that sum to less than 1 */
     return GLIA_OK;
 }
 
@@ -204,8 +210,8 @@ static glia_status run_group(study *s, const int32_t *layers, size_t n, glia_err
                                        .hooks = hooks,
                                        .n_hooks = c ? n : n_hooks};
     }
-    st = glia_forward_run(&f, s->m,
-                          &(glia_forward_params){.cases = cases, .n_cases = n_cases, .on_progress = on_forward, .ud = s}, err);
+    st = glia_forward_run(
+        &f, s->m, &(glia_forward_params){.cases = cases, .n_cases = n_cases, .on_progress = on_forward, .ud = s}, err);
     for (size_t i = 0; i < n && !st; i++) {
         size_t heads = heads_of(s, layers[i]);
         for (size_t h = 0; h < heads && !st; h++) {
@@ -254,12 +260,14 @@ static glia_status prepare(study *s, glia_err *err) {
     s->out->heads = glia_calloc(n_heads + 1, sizeof *s->out->heads);
     s->punctuation = glia_calloc(p->n_tokens + 1, sizeof *s->punctuation);
     s->targets = glia_calloc(1 + p->n_probes, sizeof *s->targets);
-    if (!s->out->heads || !s->punctuation || !s->targets) return glia_fail(err, GLIA_ENOMEM, "no memory for %zu heads", n_heads);
+    if (!s->out->heads || !s->punctuation || !s->targets)
+        return glia_fail(err, GLIA_ENOMEM, "no memory for %zu heads", n_heads);
     if (p->n_probes && (st = glia_probe_set_make(&s->probes, s->m, p->n_probes, p->probe_half, &g, err))) return st;
     if ((st = glia_find_punctuation(s->m, p->tokens, p->n_tokens, s->punctuation, err))) return st;
     if ((st = glia_targets_new(&s->targets[0], p->tokens, s->punctuation, p->n_tokens, true, err))) return st;
     for (size_t i = 0; i < s->probes.n; i++) {
-        st = glia_targets_new(&s->targets[i + 1], s->probes.tokens + i * s->probes.length, NULL, s->probes.length, false, err);
+        st = glia_targets_new(&s->targets[i + 1], s->probes.tokens + i * s->probes.length, NULL, s->probes.length,
+                              false, err);
         if (st) return st;
     }
     return begin_rollout(s, err);
@@ -270,7 +278,8 @@ glia_status glia_head_study_run(glia_head_study **out, glia_model *m, const glia
     glia_status st = GLIA_OK;
     *out = NULL;
     glia_model_get_info(m, &s.info);
-    if (p->n_tokens < 2) return glia_fail_at(err, GLIA_EINVAL, "prompt", "attention needs a prompt of at least 2 tokens");
+    if (p->n_tokens < 2)
+        return glia_fail_at(err, GLIA_EINVAL, "prompt", "attention needs a prompt of at least 2 tokens");
     if (!(s.out = glia_calloc(1, sizeof *s.out))) return glia_fail(err, GLIA_ENOMEM, "no memory");
     if ((st = prepare(&s, err))) goto done;
     s.out->n_tokens = p->n_tokens, s.out->n_probes = s.probes.n, s.out->probe_length = s.probes.length;

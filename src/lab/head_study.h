@@ -38,7 +38,8 @@ typedef struct glia_head_study {
     int32_t *layers; /* [n_layers] that were looked at */
     size_t n_layers;
     size_t n_tokens, n_probes, probe_length;
-    double *rollout; /* [n_tokens] share of each position in the last row of the attention rollout; NULL: not every layer of
+    double *
+        rollout; /* [n_tokens] share of each position in the last row of the attention rollout; NULL: not every layer of
                         the model was looked at, or has attention; or more than 1024 tokens (a product of n³ a layer) */
 } glia_head_study;
 

@@ -18,6 +18,6 @@ size_t glia_heads_file_tokens(const glia_heads_file *f);
 glia_status glia_heads_file_scores(glia_heads_file *f, int32_t layer, int32_t head, double *copying, double *matching,
                                    glia_err *err);
 /* EHOOK: also where such a norm stands between the two heads. */
-glia_status glia_heads_file_compose(glia_heads_file *f, int32_t layer_a, int32_t head_a, int32_t layer_b, int32_t head_b,
-                                    glia_composition *out, glia_err *err);
+glia_status glia_heads_file_compose(glia_heads_file *f, int32_t layer_a, int32_t head_a, int32_t layer_b,
+                                    int32_t head_b, glia_composition *out, glia_err *err);
 #endif

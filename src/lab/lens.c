@@ -54,8 +54,8 @@ static bool reserve(glia_lens_result *r, size_t n, size_t n_top, size_t n_target
            (r->logprob = glia_malloc(g * sizeof(double))) && (r->rank = glia_malloc(g * sizeof(int64_t)));
 }
 
-static void read_row(glia_lens_result *r, const glia_lens_params *p, size_t n_vocab, const float *logits, const float *final,
-                     int32_t layer, int32_t position) {
+static void read_row(glia_lens_result *r, const glia_lens_params *p, size_t n_vocab, const float *logits,
+                     const float *final, int32_t layer, int32_t position) {
     size_t i = r->n_rows++;
     glia_reading reading = glia_logits_read(logits, n_vocab);
     r->layer[i] = layer, r->position[i] = position;
@@ -117,7 +117,8 @@ static glia_status read_positions(const lens_run *l, glia_lens_result *r, glia_e
             read_row(r, l->p, vocab, logits + i * vocab, logits + (i / n * n + n - 1) * vocab, l->layers[i % n],
                      any->positions[from + i / n]);
         }
-        if (!st && l->p->on_progress && !l->p->on_progress(l->p->ud, 0.3 + 0.7 * (double)(from + turn) / (double)n_rows))
+        if (!st && l->p->on_progress &&
+            !l->p->on_progress(l->p->ud, 0.3 + 0.7 * (double)(from + turn) / (double)n_rows))
             st = glia_fail(err, GLIA_ECANCELLED, "cancelled");
     }
     glia_free(x);

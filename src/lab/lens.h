@@ -27,9 +27,9 @@ typedef struct glia_lens_params {
 
 typedef struct glia_lens_row {
     int32_t layer, position;
-    double entropy;            /* nats */
-    double kl;                 /* from the model's own answer at this position to this one, nats */
-    const int32_t *top;        /* [n_top] tokens, likeliest first */
+    double entropy;     /* nats */
+    double kl;          /* from the model's own answer at this position to this one, nats */
+    const int32_t *top; /* [n_top] tokens, likeliest first */
     const double *top_logit, *top_logprob;
     const double *logit, *logprob; /* [n_targets] */
     const int64_t *rank;           /* [n_targets] 0: likeliest */

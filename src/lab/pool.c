@@ -51,10 +51,11 @@ static glia_status reserve(pooling_run *run, const glia_model *m, glia_err *err)
     for (size_t l = 0; l < p->n_layers; l++) {
         glia_point_info pi;
         if (!glia_model_point(m, p->point, p->layers[l], &pi) || pi.grade < GLIA_GRADE_STRUCTURAL || pi.by_position) {
-            return glia_fail(err, GLIA_EHOOK, "layer %d has no rows of %s: %s", (int)p->layers[l], glia_point_name(p->point),
-                             pi.by_position ? "they differ in length" : pi.reason);
+            return glia_fail(err, GLIA_EHOOK, "layer %d has no rows of %s: %s", (int)p->layers[l],
+                             glia_point_name(p->point), pi.by_position ? "they differ in length" : pi.reason);
         }
-        if (l && (size_t)pi.width != out->width) return glia_fail(err, GLIA_EHOOK, "layers differ in the width of %s", glia_point_name(p->point));
+        if (l && (size_t)pi.width != out->width)
+            return glia_fail(err, GLIA_EHOOK, "layers differ in the width of %s", glia_point_name(p->point));
         out->width = (size_t)pi.width;
     }
     run->first = glia_malloc((p->n_texts + 1) * sizeof *run->first);
@@ -69,7 +70,8 @@ static glia_status reserve(pooling_run *run, const glia_model *m, glia_err *err)
     bool good = out->rows && out->text && out->position;
     for (size_t l = 0; good && l < p->n_layers; l++)
         good = (out->rows[l] = glia_malloc((out->n_rows * out->width + 1) * sizeof **out->rows)) != NULL;
-    return good ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows of %zu layers", out->n_rows, p->n_layers);
+    return good ? GLIA_OK
+                : glia_fail(err, GLIA_ENOMEM, "no memory for %zu rows of %zu layers", out->n_rows, p->n_layers);
 }
 
 glia_status glia_pool_run(glia_pool **out, glia_model *m, const glia_pool_params *p, glia_err *err) {
@@ -79,7 +81,8 @@ glia_status glia_pool_run(glia_pool **out, glia_model *m, const glia_pool_params
     glia_forward_case *cases = glia_calloc(p->n_texts + 1, sizeof *cases);
     glia_forward *f = NULL;
     *out = NULL;
-    glia_status st = run.out && hooks && cases ? reserve(&run, m, err) : glia_fail(err, GLIA_ENOMEM, "no memory for %zu texts", p->n_texts);
+    glia_status st = run.out && hooks && cases ? reserve(&run, m, err)
+                                               : glia_fail(err, GLIA_ENOMEM, "no memory for %zu texts", p->n_texts);
     if (st) goto done;
     for (size_t l = 0; l < p->n_layers; l++) {
         hooks[l] = (glia_hook){.point = p->point, .layer = p->layers[l], .phases = GLIA_PHASE_PROMPT};
@@ -92,7 +95,8 @@ glia_status glia_pool_run(glia_pool **out, glia_model *m, const glia_pool_params
     }
     st = glia_forward_run(
         &f, m,
-        &(glia_forward_params){.cases = cases, .n_cases = p->n_texts, .on_progress = on_forward, .on_case = take_text, .ud = &run},
+        &(glia_forward_params){
+            .cases = cases, .n_cases = p->n_texts, .on_progress = on_forward, .on_case = take_text, .ud = &run},
         err);
     if (!st) *out = run.out, run.out = NULL;
 done:

@@ -28,8 +28,8 @@ typedef struct glia_pool_params {
 
 typedef struct glia_pool {
     size_t n_layers, n_rows, width;
-    float **rows;  /* [n_layers] of [n_rows, width] */
-    size_t *text;  /* [n_rows] which text a row is of */
+    float **rows;      /* [n_layers] of [n_rows, width] */
+    size_t *text;      /* [n_rows] which text a row is of */
     int32_t *position; /* [n_rows] ALL, LAST: of its token; MEAN: -1 */
 } glia_pool;
 

@@ -23,14 +23,15 @@ static bool contains(const int32_t *list, size_t n, int32_t id) {
     return false;
 }
 
-static glia_status draw_half(int32_t *out, size_t half, const glia_model *m, size_t n_vocab, glia_rng *g, glia_err *err) {
+static glia_status draw_half(int32_t *out, size_t half, const glia_model *m, size_t n_vocab, glia_rng *g,
+                             glia_err *err) {
     size_t tries = 0;
     for (size_t i = 0; i < half;) {
         bool ordinary;
         int32_t id = (int32_t)glia_rng_below(g, n_vocab);
         if (++tries > 100 * half + 10000) {
-            return glia_fail(err, GLIA_EINVAL, "the vocabulary has too few ordinary tokens for sequences of %zu different ones",
-                             half);
+            return glia_fail(err, GLIA_EINVAL,
+                             "the vocabulary has too few ordinary tokens for sequences of %zu different ones", half);
         }
         if (contains(out, i, id)) continue;
         glia_status st = is_ordinary(m, id, &ordinary, err);
@@ -50,7 +51,8 @@ glia_status glia_probe_set_make(glia_probe_set *out, const glia_model *m, size_t
     if (st) return st;
     out->length = out->n_before + 2 * half;
     if (out->length > (size_t)info.n_ctx) {
-        st = glia_fail(err, GLIA_EINVAL, "probes of 2 × %zu tokens do not fit the context of %d", half, (int)info.n_ctx);
+        st =
+            glia_fail(err, GLIA_EINVAL, "probes of 2 × %zu tokens do not fit the context of %d", half, (int)info.n_ctx);
     } else if (!(out->tokens = glia_malloc((n * out->length + 1) * sizeof *out->tokens))) {
         st = glia_fail(err, GLIA_ENOMEM, "no memory for %zu probes", n);
     }

@@ -56,8 +56,8 @@ static glia_status multiply(const glia_readout *r, const float *x, size_t n_rows
             glia_free(block);
             return glia_fail(err, GLIA_EIO, "the output matrix cannot be read from the model's file any more");
         }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n_rows, (int)n, (int)r->n_embd, 1, x, (int)r->n_embd, block,
-                    (int)r->n_embd, 0, out + from, (int)r->n_vocab);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n_rows, (int)n, (int)r->n_embd, 1, x, (int)r->n_embd,
+                    block, (int)r->n_embd, 0, out + from, (int)r->n_vocab);
     }
     glia_free(block);
     for (size_t i = 0; r->bias && i < n_rows; i++) {
@@ -90,19 +90,21 @@ static double worst(const float *got, const float *want, size_t n) {
 }
 
 /* The norm of the graph gives `want` from x. */
-static glia_status check_norm(const glia_readout *r, const char *arch, const float *x, const float *want, glia_err *err) {
+static glia_status check_norm(const glia_readout *r, const char *arch, const float *x, const float *want,
+                              glia_err *err) {
     float *got = glia_malloc(r->n_embd * sizeof *got);
     if (!got) return glia_fail(err, GLIA_ENOMEM, "no memory for the final norm");
     glia_norm_apply(&r->norm, x, got);
     double error = worst(got, want, r->n_embd);
     glia_free(got);
     if (error <= 1e-3) return GLIA_OK;
-    return glia_fail(err, GLIA_EHOOK, "the final norm of this model (%s) is not what its file says (it differs by %.2g)", arch,
-                     error);
+    return glia_fail(err, GLIA_EHOOK,
+                     "the final norm of this model (%s) is not what its file says (it differs by %.2g)", arch, error);
 }
 
 /* What comes after the matrix. */
-static glia_status find_after(glia_readout *r, const char *arch, const float *normed, const float *want, glia_err *err) {
+static glia_status find_after(glia_readout *r, const char *arch, const float *normed, const float *want,
+                              glia_err *err) {
     static const struct {
         const char *key;
         glia_readout_after after;
@@ -126,11 +128,12 @@ static glia_status find_after(glia_readout *r, const char *arch, const float *no
     r->after = best, r->factor = best_factor;
     glia_free(raw);
     if (st || r->error <= 0.05) return st;
-    return glia_fail(err, GLIA_EHOOK, "logits of this model (%s) are not its final norm times %s (they differ by %.2g)", arch,
-                     r->matrix, r->error);
+    return glia_fail(err, GLIA_EHOOK, "logits of this model (%s) are not its final norm times %s (they differ by %.2g)",
+                     arch, r->matrix, r->error);
 }
 
-static glia_status check(glia_readout *r, const glia_model_info *info, const int32_t *tokens, size_t n_tokens, glia_err *err) {
+static glia_status check(glia_readout *r, const glia_model_info *info, const int32_t *tokens, size_t n_tokens,
+                         glia_err *err) {
     static const int64_t last[] = {-1};
     glia_hook hooks[3] = {{.point = GLIA_POINT_RESID_POST, .layer = info->n_layer - 1},
                           {.point = GLIA_POINT_FINAL_NORM},
@@ -141,10 +144,12 @@ static glia_status check(glia_readout *r, const glia_model_info *info, const int
     glia_forward *f;
     glia_status st = glia_forward_run(&f, r->m, &(glia_forward_params){.cases = &c, .n_cases = 1}, err);
     if (st) return st;
-    const glia_rows *resid = glia_forward_rows(f, 0, 0), *normed = glia_forward_rows(f, 0, 1), *logits = glia_forward_rows(f, 0, 2);
-    if ((size_t)resid->width != r->n_embd || (size_t)normed->width != r->n_embd || (size_t)logits->width != r->n_vocab) {
-        st = glia_fail(err, GLIA_EHOOK, "the output matrix is [%zu, %zu], the model's logits %d of %d", r->n_vocab, r->n_embd,
-                       (int)logits->width, (int)normed->width);
+    const glia_rows *resid = glia_forward_rows(f, 0, 0), *normed = glia_forward_rows(f, 0, 1),
+                    *logits = glia_forward_rows(f, 0, 2);
+    if ((size_t)resid->width != r->n_embd || (size_t)normed->width != r->n_embd ||
+        (size_t)logits->width != r->n_vocab) {
+        st = glia_fail(err, GLIA_EHOOK, "the output matrix is [%zu, %zu], the model's logits %d of %d", r->n_vocab,
+                       r->n_embd, (int)logits->width, (int)normed->width);
     }
     if (!st) st = check_norm(r, info->arch, resid->data, normed->data, err);
     if (!st) st = find_after(r, info->arch, normed->data, logits->data, err);
@@ -163,7 +168,8 @@ glia_status glia_readout_open(glia_readout *r, glia_model *m, const int32_t *tok
         return glia_fail(err, GLIA_EHOOK, "the output matrix of this model cannot be read from its file");
     r->n_vocab = (size_t)rows, r->norm.n = r->n_embd;
     glia_final_norm norm;
-    if (!glia_model_final_norm(m, &norm)) return glia_fail(err, GLIA_EHOOK, "the final norm of this model was not found in its graph");
+    if (!glia_model_final_norm(m, &norm))
+        return glia_fail(err, GLIA_EHOOK, "the final norm of this model was not found in its graph");
     r->norm.eps = (double)norm.eps, r->norm.centred = norm.centred;
     glia_status st = read_vector(m, norm.weight, r->n_embd, &weight, err);
     r->norm.weight = weight;

@@ -8,7 +8,12 @@
 #include "analysis/lens.h"
 #include "glia.h"
 
-typedef enum glia_readout_after { GLIA_AFTER_NOTHING, GLIA_AFTER_TIMES, GLIA_AFTER_DIVIDED, GLIA_AFTER_SOFTCAP } glia_readout_after;
+typedef enum glia_readout_after {
+    GLIA_AFTER_NOTHING,
+    GLIA_AFTER_TIMES,
+    GLIA_AFTER_DIVIDED,
+    GLIA_AFTER_SOFTCAP
+} glia_readout_after;
 
 typedef struct glia_readout {
     glia_model *m;
@@ -17,8 +22,8 @@ typedef struct glia_readout {
     glia_norm norm;     /* weight and bias are owned */
     float *bias;        /* [n_vocab] of the output, or NULL */
     glia_readout_after after;
-    double factor;      /* of what comes after: logits times, divided by, factor · tanh(logits / factor) */
-    double error;       /* largest |logit - the engine's| over the largest |logit|, last row of the tokens checked with */
+    double factor; /* of what comes after: logits times, divided by, factor · tanh(logits / factor) */
+    double error;  /* largest |logit - the engine's| over the largest |logit|, last row of the tokens checked with */
 } glia_readout;
 
 /* Read it and check it on the last row of these tokens.  EHOOK: the file lacks a part, or the numbers disagree (more than

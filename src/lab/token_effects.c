@@ -36,10 +36,11 @@ static bool on_forward(void *ud, size_t n_done, size_t n_total) {
 }
 
 /* The answer as it is, and the mean of what enters the model. */
-static glia_status baseline(tokens_run *run, glia_model *m, glia_point place, float **mean, int32_t *width, glia_err *err) {
+static glia_status baseline(tokens_run *run, glia_model *m, glia_point place, float **mean, int32_t *width,
+                            glia_err *err) {
     const glia_token_params *p = run->p;
-    glia_hook hooks[2] = {logits_hook,
-                          {.point = place, .layer = 0, .phases = GLIA_PHASE_PROMPT, .reduce = {.op = GLIA_REDUCE_MEAN}}};
+    glia_hook hooks[2] = {
+        logits_hook, {.point = place, .layer = 0, .phases = GLIA_PHASE_PROMPT, .reduce = {.op = GLIA_REDUCE_MEAN}}};
     glia_forward_case c = {.tokens = p->tokens, .n_tokens = p->n_tokens, .hooks = hooks, .n_hooks = 2};
     glia_forward *f;
     glia_status st = glia_forward_run(&f, m, &(glia_forward_params){.cases = &c, .n_cases = 1}, err);
@@ -90,9 +91,11 @@ glia_status glia_token_effects_run(glia_token_effects **out, glia_model *m, cons
         cases[i] = (glia_forward_case){
             .tokens = p->tokens, .n_tokens = n, .hooks = &logits_hook, .n_hooks = 1, .edits = &edits[i], .n_edits = 1};
     }
-    st = glia_forward_run(
-        &f, m, &(glia_forward_params){.cases = cases, .n_cases = n, .on_progress = on_forward, .on_case = take_case, .ud = &run},
-        err);
+    st =
+        glia_forward_run(&f, m,
+                         &(glia_forward_params){
+                             .cases = cases, .n_cases = n, .on_progress = on_forward, .on_case = take_case, .ud = &run},
+                         err);
     if (st) goto done;
     *out = run.e, run.e = NULL;
 done:

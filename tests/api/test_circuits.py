@@ -200,6 +200,7 @@ class Errors(ApiTest):
                                       ({"noise_type": "adversarial"}, 422, "noise_type"), ({"noise_type": "pink"}, 400, "noise_type"),
                                       ({"noise_scale": -1}, 400, "noise_scale"), ({"noise_samples": 1}, 400, "noise_samples")):
             self.check_error(self.server.post("/v1/circuits/enhanced-discover", dict({"prompt": "abc"}, **fields)), status, param)
+        self.check_error(self.server.post("/v1/circuits/enhanced-discover", {}), 400, "prompt")
         self.assertEqual(self.server.get("/v1/tasks"), (200, {"tasks": []}))
 
     def test_tokens_of_the_prompt_are_the_observations(self):

@@ -315,7 +315,8 @@ static void a_contrast_is_the_share_of_pairs_and_counts_the_search(void **state)
 
 static void latents_are_those_of_their_activation(void **state) {
     (void)state;
-    static const float w[2 * 3] = {1, 2, -1, 0, 1, 1}, b[3] = {0.5f, -1, 0}, dec[2] = {1, 0}, threshold[3] = {1, 1, 1}, x[2] = {2, 1};
+    static const float w[2 * 3] = {1, 2, -1, 0, 1, 1}, b[3] = {0.5f, -1, 0}, dec[2] = {1, 0}, threshold[3] = {1, 1, 1},
+                             x[2] = {2, 1};
     float out[3], scratch[2];
     glia_sae s = {.d = 2, .n = 3, .w_enc = w, .b_enc = b};
     glia_sae_encode(&s, x, 1, scratch, out); /* 2.5, 4, -1 */
@@ -334,7 +335,8 @@ static void latents_are_those_of_their_activation(void **state) {
 
 static void a_folded_direction_reads_what_the_norm_would(void **state) {
     (void)state;
-    static const float x[5] = {1, -2, 3, 0.5f, 2}, w[5] = {1, 2, 0.5f, 1, -1}, b[5] = {0.1f, 0, 0.2f, 0, 0}, u[5] = {2, 1, -1, 3, 1};
+    static const float x[5] = {1, -2, 3, 0.5f, 2}, w[5] = {1, 2, 0.5f, 1, -1}, b[5] = {0.1f, 0, 0.2f, 0, 0},
+                       u[5] = {2, 1, -1, 3, 1};
     for (int centred = 0; centred < 2; centred++) {
         glia_norm f = {w, b, 5, 1e-5, centred};
         float y[5];

@@ -26,8 +26,13 @@ static bool on_progress(void *ud, double fraction) {
 /* Each makes one study and frees it; *made: it was there. */
 static glia_status heads(glia_model *m, watch *w, bool *made) {
     glia_head_study *a;
-    glia_head_study_params p = {.tokens = prompt, .n_tokens = N, .n_probes = 1, .probe_half = 3, .patterns = {0.3, 2, 2, 1},
-                                .on_progress = on_progress, .ud = w};
+    glia_head_study_params p = {.tokens = prompt,
+                                .n_tokens = N,
+                                .n_probes = 1,
+                                .probe_half = 3,
+                                .patterns = {0.3, 2, 2, 1},
+                                .on_progress = on_progress,
+                                .ud = w};
     glia_status st = glia_head_study_run(&a, m, &p, NULL);
     *made = a != NULL;
     glia_head_study_free(a);
@@ -38,8 +43,17 @@ static glia_status lens(glia_model *m, watch *w, bool *made) {
     static const int32_t targets[] = {65}, layers[] = {1};
     static const int64_t positions[] = {-1, 2};
     glia_lens_result *r;
-    glia_lens_params p = {.tokens = prompt, .n_tokens = N, .layers = layers, .n_layers = 1, .positions = positions, .n_positions = 2,
-                          .top_k = 2, .targets = targets, .n_targets = 1, .on_progress = on_progress, .ud = w};
+    glia_lens_params p = {.tokens = prompt,
+                          .n_tokens = N,
+                          .layers = layers,
+                          .n_layers = 1,
+                          .positions = positions,
+                          .n_positions = 2,
+                          .top_k = 2,
+                          .targets = targets,
+                          .n_targets = 1,
+                          .on_progress = on_progress,
+                          .ud = w};
     glia_status st = glia_lens_run(&r, m, &p, NULL);
     *made = r != NULL;
     glia_lens_free(r);
@@ -68,7 +82,8 @@ static glia_status flow(glia_model *m, watch *w, bool *made) {
 
 static glia_status tokens(glia_model *m, watch *w, bool *made) {
     glia_token_effects *e;
-    glia_token_params p = {.tokens = prompt, .n_tokens = N, .target = -1, .by = GLIA_TOKEN_MEAN, .on_progress = on_progress, .ud = w};
+    glia_token_params p = {
+        .tokens = prompt, .n_tokens = N, .target = -1, .by = GLIA_TOKEN_MEAN, .on_progress = on_progress, .ud = w};
     glia_status st = glia_token_effects_run(&e, m, &p, NULL);
     *made = e != NULL;
     glia_token_effects_free(e);
@@ -81,8 +96,13 @@ static glia_status effects(glia_model *m, watch *w, glia_cut cut, bool *made) {
     glia_part *parts = NULL;
     glia_effects *e = NULL;
     glia_part_verdict v[64];
-    glia_effects_params p = {.samples = &s, .n_samples = 1, .cut = cut, .strength = 1, .each_reading = true,
-                             .on_progress = on_progress, .ud = w};
+    glia_effects_params p = {.samples = &s,
+                             .n_samples = 1,
+                             .cut = cut,
+                             .strength = 1,
+                             .each_reading = true,
+                             .on_progress = on_progress,
+                             .ud = w};
     static const int32_t layers[] = {1};
     glia_status st = glia_parts_list(&parts, &p.n_parts, m, layers, 1, true, true, true, NULL);
     p.parts = parts;
@@ -136,7 +156,8 @@ static void every_failed_allocation_is_an_error(void **state) {
             glia_status st = studies[i](m, &w, &made);
             int fired = glia_fault_fired();
             glia_fault_arm(0);
-            if (st != (fired ? GLIA_ENOMEM : GLIA_OK) || made != !st) fail_msg("%s: allocation %zu: %s", names[i], n, glia_status_code(st));
+            if (st != (fired ? GLIA_ENOMEM : GLIA_OK) || made != !st)
+                fail_msg("%s: allocation %zu: %s", names[i], n, glia_status_code(st));
             if (!fired) break;
         }
         print_message("%s: %zu allocations\n", names[i], n - 1);
@@ -197,7 +218,8 @@ static void bad_places_are_refused(void **state) {
     glia_pool *pl;
     const glia_text text = {prompt, N};
     assert_int_equal(
-        glia_pool_run(&pl, m, &(glia_pool_params){&text, 1, GLIA_POINT_ATTN_PROBS, layers, 1, GLIA_PICK_LAST, NULL, NULL}, &err),
+        glia_pool_run(
+            &pl, m, &(glia_pool_params){&text, 1, GLIA_POINT_ATTN_PROBS, layers, 1, GLIA_PICK_LAST, NULL, NULL}, &err),
         GLIA_EHOOK);
     assert_null(pl);
 }
