@@ -331,6 +331,86 @@ class AgainstCurl(unittest.TestCase):
         self.check_patterns("squeak")
 
 
+# What SqueakJS' bridge gives as the global JS, as far as the client uses it: an XMLHttpRequest that answers its own request.
+BROWSER = r"""
+Object subclass: #FakeRequest
+	instanceVariableNames: 'text'
+	classVariableNames: ''
+	poolDictionaries: ''
+	category: 'Fake'!
+
+!FakeRequest methodsFor: 'javascript'!
+open: method url: url async: flag
+	text := method, ' ', url!
+
+overrideMimeType: aString
+	text := text, ' ', aString!
+
+setRequestHeader: key value: value
+	text := text, ' ', key, '=', value!
+
+send
+	^self!
+
+send: body
+	text := text, ' ', body!
+
+status
+	^200!
+
+responseText
+	| d |
+	d := Dictionary new.
+	d at: 'tokens' put: (Array with: text).
+	^NSJson stringify: d!
+
+getResponseHeader: name
+	^'application/json'! !
+
+Object subclass: #FakeJS
+	instanceVariableNames: ''
+	classVariableNames: ''
+	poolDictionaries: ''
+	category: 'Fake'!
+
+!FakeJS class methodsFor: 'javascript'!
+XMLHttpRequest
+	^FakeRequest! !
+
+Smalltalk at: #JS put: FakeJS!
+"""
+BROWSER_CALL = r"""
+| s |
+s := String new: 6.
+1 to: 6 do: [:i | s at: i put: (Character value: (#(195 169 240 159 152 128) at: i))].
+Transcript showCr: ((LMStudioRESTClient baseUrl: 'http://host:7/x') apiKey: 'k'; tokenize: s) first!
+"""
+
+
+class OtherDialects(unittest.TestCase):
+    """No image of these could be had.  What can be known without one: their files parse, and what they ask of a browser."""
+
+    def gst(self, *parts):
+        with tempfile.TemporaryDirectory() as folder:
+            files = []
+            for n, part in enumerate(parts):
+                files.append(os.path.join(folder, "%d.st" % n))
+                with open(files[-1], "w", encoding="utf-8") as f:
+                    f.write(part)
+            done = subprocess.run([RUN, FOLDER, "gst", "-g", "-I", os.path.join(FOLDER, "gst.im"), "--no-user-files"] + files,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, env=dict(os.environ, HOME=folder))
+            return done.stdout.decode()
+
+    def test_pharo_parses(self):
+        self.assertEqual(self.gst(read("Platform-GNU"), read("LMStudio"), read("Platform-Pharo")), "")
+
+    def test_the_browser_is_asked_rightly(self):
+        out = self.gst(read("Platform-GNU"), read("LMStudio"), read("Core"), BROWSER, read("Platform-SqueakJS"), BROWSER_CALL)
+        self.assertEqual(out.strip(), "POST http://host:7/x/v1/tokenize text/plain; charset=x-user-defined "
+                         "Accept=application/json Authorization=Bearer k Content-Type=application/json "
+                         '{"text":"\\u00e9\\ud83d\\ude00"}')
+
+
 class Sources(unittest.TestCase):
     """What a dialect would stumble over only when that line is filed in."""
 
