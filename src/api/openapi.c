@@ -289,6 +289,7 @@ void glia_add_openapi(glia_buf *b) {
     glia_buf_adds(b, sweep_schema);
     glia_buf_adds(b, hook_schemas);
     glia_openapi_add_families(b);
+    glia_openapi_add_analyses(b);
     glia_buf_adds(b, "}}}\n");
 }
 

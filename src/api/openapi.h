@@ -13,6 +13,7 @@ typedef struct glia_openapi_route {
 /* False: nothing is known of it but its summary. */
 bool glia_openapi_body(const char *pattern, glia_openapi_route *out);
 void glia_openapi_add_families(glia_buf *b);                          /* ,"Name":{…} of each */
+void glia_openapi_add_analyses(glia_buf *b);                          /* the same: openapi_analyses.c */
 void glia_openapi_add_row(glia_buf *b, const glia_param_row *row);    /* ,"temperature":{…} */
 
 #endif
