@@ -31,8 +31,11 @@ static void fuzz_gen(yyjson_val *root, glia_api_kind kind) {
 static void fuzz_hooks(yyjson_val *root) {
     glia_acts a;
     glia_err err = {0};
-    if (!glia_acts_parse(&a, root, NULL, false, N_LAYER, "llama", &err)) {
+    yyjson_val *registered = glia_json_get(root, "registered_hooks");
+    if (!yyjson_is_arr(registered)) registered = NULL;
+    if (!glia_acts_parse(&a, root, registered, false, N_LAYER, "llama", &err)) {
         check(a.n <= GLIA_MAX_EXPANDED && a.n_keys <= a.n);
+        for (size_t i = 0; i < a.n; i++) check(a.labels[i].source < a.n_listed + yyjson_arr_size(registered));
         for (size_t i = 0; i < a.n; i++) {
             check(a.hooks[i].layer >= -1 && a.hooks[i].layer < N_LAYER && a.hooks[i].phases);
             check(a.labels[i].group < a.n_keys && a.keys[a.labels[i].group] != NULL);

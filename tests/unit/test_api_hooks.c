@@ -559,6 +559,42 @@ static int clear_all(void **state) {
     return 0;
 }
 
+static glia_status parse_with(const char *own, const char *registered) {
+    yyjson_doc *doc, *others;
+    yyjson_val *root;
+    glia_acts_clear(&acts);
+    memset(&err, 0, sizeof err);
+    assert_int_equal(glia_json_parse_object(&doc, &root, own, strlen(own), &err), GLIA_OK);
+    assert_int_equal(glia_json_parse(&others, registered, strlen(registered), &err), GLIA_OK);
+    glia_status st = glia_acts_parse(&acts, root, yyjson_doc_get_root(others), true, N_LAYER, "llama", &err);
+    yyjson_doc_free(doc);
+    yyjson_doc_free(others);
+    return st;
+}
+
+static void registered_hooks_stand_behind_the_requests_own(void **state) {
+    (void)state;
+    const char *own = "{\"activation_hooks\":[{\"layer\":5,\"component\":\"q\",\"hook_id\":\"x\"}]}";
+    assert_int_equal(parse_with("{}", "[{\"layer\":3,\"component\":\"resid_post\"}]"), GLIA_OK);
+    assert_int_equal(acts.n_keys, 1);
+    assert_string_equal(acts.keys[0], "resid_post.3");
+    assert_int_equal(parse_with(own, "[{\"layer\":3,\"component\":\"k\",\"hook_id\":\"x\"},{\"layer\":4,\"component\":\"k\"}]"), GLIA_OK);
+    assert_int_equal(acts.n_keys, 3);
+    assert_string_equal(acts.keys[0], "x"); /* the request's own keeps its name */
+    assert_string_equal(acts.keys[1], "x#2");
+    /* what is wrong is said of the list that it stands in, by the parser and by the engine alike */
+    assert_int_equal(parse_with(own, "[{\"layer\":99,\"component\":\"k\"}]"), GLIA_EINVAL);
+    assert_string_equal(err.param, "registered_hooks[0].layer");
+    assert_int_equal(parse_with(own, "[{\"layer\":3,\"component\":\"k\"},{\"layer\":4,\"component\":\"k\"}]"), GLIA_OK);
+    (void)snprintf(err.param, sizeof err.param, "activation_hooks[2]");
+    glia_acts_fix_param(&acts, &err);
+    assert_string_equal(err.param, "registered_hooks[1]");
+    (void)snprintf(err.param, sizeof err.param, "activation_hooks[0].positions");
+    glia_acts_fix_param(&acts, &err);
+    assert_string_equal(err.param, "activation_hooks[0].positions");
+    glia_acts_clear(&acts);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keys_follow_the_way_the_hook_was_written),
@@ -581,6 +617,7 @@ int main(void) {
         cmocka_unit_test(merged_rows_make_one_entry),
         cmocka_unit_test(attention_entries_lie_by_head),
         cmocka_unit_test(merged_attention_has_the_columns_of_its_last_row),
+        cmocka_unit_test(registered_hooks_stand_behind_the_requests_own),
     };
     return cmocka_run_group_tests(tests, NULL, clear_all);
 }
