@@ -227,6 +227,7 @@ typedef struct glia_model_params {
 
 void glia_model_params_init(glia_model_params *p); /* all defaults */
 bool glia_has_gpu(void); /* whether layers can be put on a GPU on this machine */
+uint64_t glia_gpu_memory(void); /* bytes that are free on all GPUs together; 0: there is none, or it cannot be told */
 
 /* Memory for activations that models share: frames being filled and events that are not freed yet.  A request leases the
  * most it can hold at once before it runs; while others hold too much it waits in the queue. */

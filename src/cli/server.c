@@ -8,12 +8,18 @@
 #include <strings.h>
 #include <unistd.h>
 
-/* Models that a GPU holds are not counted against the memory of the machine. */
+/* Nine tenths of what is free where the models will lie: on the GPUs, in the machine, or (some layers here, some there) in
+ * both. */
 static uint64_t default_budget(const cli_options *o) {
-    if (o->n_gpu_layers != 0 && glia_has_gpu()) return 0;
-    uint64_t room = glia_memory_available();
+    bool gpu = o->n_gpu_layers != 0 && glia_has_gpu();
+    uint64_t room = gpu ? glia_gpu_memory() : glia_memory_available();
+    if (gpu && (!room || o->n_gpu_layers > 0)) {
+        uint64_t host = glia_memory_available();
+        room = room && host != UINT64_MAX ? room + host : UINT64_MAX;
+    }
     if (room == UINT64_MAX) return 0;
-    return o->memory_limit > room / 10 * 9 ? o->memory_limit : room / 10 * 9; /* who allows one model more means it */
+    room = room / 10 * 9;
+    return o->memory_limit > room ? o->memory_limit : room; /* who allows one model more means it */
 }
 
 static glia_status make_app(cli_server *s, const cli_options *o, glia_err *err) {

@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/utf8.h"
 #include "engine/sampler.h"
+#include "ggml-backend.h"
 #include "gguf.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -301,6 +302,19 @@ static void *engine_main(void *arg) {
 bool glia_has_gpu(void) {
     (void)pthread_once(&llama_once, start_llama);
     return llama_supports_gpu_offload();
+}
+
+uint64_t glia_gpu_memory(void) {
+    uint64_t sum = 0;
+    (void)pthread_once(&llama_once, start_llama);
+    for (size_t i = 0; i < ggml_backend_dev_count(); i++) {
+        size_t unused = 0, total = 0;
+        ggml_backend_dev_t d = ggml_backend_dev_get(i);
+        if (ggml_backend_dev_type(d) != GGML_BACKEND_DEVICE_TYPE_GPU) continue;
+        ggml_backend_dev_memory(d, &unused, &total);
+        sum += unused;
+    }
+    return sum;
 }
 
 void glia_model_params_init(glia_model_params *p) { *p = (glia_model_params){0}; }

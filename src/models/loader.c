@@ -141,6 +141,7 @@ static void *load_main(void *arg) {
         (void)pthread_mutex_lock(&r->lock);
         r->opening = NULL;
         if (!st) publish_locked(in, m, seconds);
+        if (!st && atomic_load(&in->cancelled)) instance_drain_locked(in); /* at the last moment: it goes at once */
     }
     if (st) {
         in->err = err, in->counted = false;
