@@ -16,7 +16,7 @@ typedef struct part {
 
 /* One device of the scheduler. */
 typedef struct lane {
-    ggml_backend_t main; /* computes; borrowed */
+    ggml_backend_t main;                         /* computes; borrowed */
     void (*synchronize)(ggml_backend_t backend); /* main's own; NULL: it has none */
     ggml_backend_dev_t device;
     ggml_backend_t side;        /* copies to the host; made for the first pass that needs it */

@@ -22,16 +22,16 @@ SEEDS = ("20261123", "7", "8")
 
 # name: {file: [(text, replacement, occurrences)]}
 MUTANTS = {
-    "the row above": {"src/tap/tap.c": [
+    "the row above": {"src/tap/capture.c": [
         ("int32_t xr = outputs ? t->out_row[row] : row;",
          "int32_t xr = outputs ? t->out_row[row] : row; xr -= xr > (int32_t)sp.x0;", 1)]},
-    "rows in reverse order": {"src/tap/tap.c": [
+    "rows in reverse order": {"src/tap/capture.c": [
         ("int32_t xr = outputs ? t->out_row[row] : row;",
          "int32_t xr = outputs ? t->out_row[row] : row; xr = (int32_t)(sp.x0 + sp.x1) - xr;", 1)]},
     "output rows counted from one": {"src/tap/tap.c": [
-        ("t->out_row[i] = rows[i].output ? o++ : -1;", "t->out_row[i] = rows[i].output ? ++o % t->n_outputs : -1;", 1),
-        ("same &= v[i] == row++;", "row++;", 1)]},
-    "head stride one short": {"src/tap/tap.c": [
+        ("t->out_row[i] = rows[i].output ? o++ : -1;", "t->out_row[i] = rows[i].output ? ++o % t->n_outputs : -1;", 1)],
+        "src/tap/prove.c": [("same &= v[i] == row++;", "row++;", 1)]},
+    "head stride one short": {"src/tap/capture.c": [
         ("src + (size_t)w->heads[k] * stride, hd", "src + (size_t)w->heads[k] * (stride - sizeof(float)), hd", 1)]},
     "the row of the slot before": {"src/engine/wants.c": [
         (".row0 = s->row0,\n                           .n_rows", ".row0 = s->row0 - (s->row0 > 0),\n.n_rows", 1)]},
@@ -56,11 +56,12 @@ MUTANTS = {
     }
     for (int32_t i = first; n == 1 && i <= last; i++) w->slots[i].row0 = w->batch.n_tokens - 1 - w->slots[i].row0;
 """, 1)],
-        "src/tap/tap.c": [("if (same) t->proven", "if (same || t) t->proven", 4)]},
+        "src/tap/tap.c": [("if (same) t->proven", "if (same || t) t->proven", 1)],
+        "src/tap/prove.c": [("if (same) t->proven", "if (same || t) t->proven", 3)]},
     "statistics counted twice": {"src/engine/collect.c": [
         ("        glia_sums_merge(c->hook[h].total[generated ? GENERATED : PROMPT], c->hook[h].pass);\n",
          "        glia_sums_merge(c->hook[h].total[generated ? GENERATED : PROMPT], c->hook[h].pass);\n" * 2, 1)]},
-    "statistics of the row before": {"src/tap/tap.c": [
+    "statistics of the row before": {"src/tap/capture.c": [
         ("    reduce_row(w, row);\n}",
          "    reduce_row(w, row - (w->sums && w->n_copied && row != t->row ? x->nb[pl->row_axis] / sizeof(float) : 0));\n}",
          1)]},
@@ -102,9 +103,9 @@ STAGING_MUTANTS = {
         ("&ring, to + done, 0, some)", "&ring, to, 0, some)", 1)]},
     "every piece from the node's start": {"src/tap/staging.c": [
         ("(char *)x->data + off + done, some)", "(char *)x->data + off, some)", 1)]},
-    "rows staged from the row before": {"src/tap/tap.c": [
+    "rows staged from the row before": {"src/tap/capture.c": [
         ("glia_staging_copy(t->staging, x, sp->x0 * row,", "glia_staging_copy(t->staging, x, (sp->x0 - (sp->x0 > 0)) * row,", 1)]},
-    "rows that lie apart staged as one piece": {"src/tap/tap.c": [
+    "rows that lie apart staged as one piece": {"src/tap/capture.c": [
         ("if (!w->mask[r - w->row0]) return false;", "", 1)]},
 }
 

@@ -15,11 +15,16 @@ static const struct kind {
     glia_flash flash;
     glia_kv_type kv;
 } kinds[] = {
-    {"llama", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32},     {"llama", 6e-3, GLIA_FLASH_ON, GLIA_KV_F16},
-    {"qwen3", 6e-3, GLIA_FLASH_ON, GLIA_KV_Q8_0},     {"gemma3", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32}, /* sliding windows */
-    {"mixtral", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32},   {"gpt2", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32},
-    {"deepseek2", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32}, {"jamba", 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32}, /* a state */
-    {"bloom", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32},     {"mamba2", 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"llama", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"llama", 6e-3, GLIA_FLASH_ON, GLIA_KV_F16},
+    {"qwen3", 6e-3, GLIA_FLASH_ON, GLIA_KV_Q8_0},
+    {"gemma3", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32}, /* sliding windows */
+    {"mixtral", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"gpt2", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"deepseek2", 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"jamba", 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32}, /* a state */
+    {"bloom", 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32},
+    {"mamba2", 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32},
 };
 
 static size_t all_hooks(const glia_model *m, glia_hook *h) {

@@ -44,8 +44,8 @@ static const struct family {
     {"gpt-oss", 50, 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32, false},   /* attention sinks, windows, experts */
     {"deepseek2", 50, 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32, false}, /* latent attention */
     {"cohere2", 50, 1e-5, GLIA_FLASH_OFF, GLIA_KV_F32, false},   /* parallel blocks, windows */
-    {"jamba", 50, 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32, false},     /* recurrent and attention layers: one request a pass */
-    {"gpt2", 50, 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32, false},      /* fused q, k, v; learned positions */
+    {"jamba", 50, 3e-5, GLIA_FLASH_OFF, GLIA_KV_F32, false}, /* recurrent and attention layers: one request a pass */
+    {"gpt2", 50, 2e-3, GLIA_FLASH_OFF, GLIA_KV_F32, false},  /* fused q, k, v; learned positions */
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -91,7 +91,8 @@ typedef struct job {
     int32_t heads[MAX_HOOKS][4], channels[MAX_HOOKS][6];
     float directions[MAX_HOOKS][2 * 2048];
     int32_t tokens[N_TOKENS + MAX_OUT]; /* prompt, then what came */
-    glia_edit edit; /* of a request that changes its own rows: only its labels can be checked, but nobody else may notice */
+    glia_edit
+        edit; /* of a request that changes its own rows: only its labels can be checked, but nobody else may notice */
     bool edited;
     int32_t n_prompt, n_tokens;
     int32_t same;              /* tokens that are the sequence's: rows before this one are known */
@@ -396,15 +397,16 @@ static void run_family(const struct family *f, int n_requests, uint64_t seed) {
     print_message(
         "soak %s%s%s: %ld requests, %zu places, %ld rows, %ld statistics, %ld values, %ld cancelled, %ld cached, "
         "%ld edited, %ld rows after another token; worst %.2g\n",
-        f->name, f->flash == GLIA_FLASH_ON ? " (flash)" : "", f->staged ? " (staged)" : "", k.requests, ref->n_places, k.rows, k.statistics, k.values,
-        k.cancelled, k.cached, k.edited, k.unknown, k.worst);
+        f->name, f->flash == GLIA_FLASH_ON ? " (flash)" : "", f->staged ? " (staged)" : "", k.requests, ref->n_places,
+        k.rows, k.statistics, k.values, k.cancelled, k.cached, k.edited, k.unknown, k.worst);
     reference_free(ref);
     if (k.why[0]) fail_msg("%s, seed %llu: %s", f->name, (unsigned long long)seed, k.why);
     assert_int_equal(k.requests, n_requests);
     assert_true(k.unknown * 20 <= k.rows); /* a near tie may be drawn otherwise: rarely */
     if (n_requests < 100) return;
     assert_true(k.rows > n_requests && k.statistics > n_requests / 10);
-    if (n_requests < 500) return; /* how many a small run cancels in time and finds cached hangs on the machine's speed */
+    if (n_requests < 500)
+        return; /* how many a small run cancels in time and finds cached hangs on the machine's speed */
     assert_true(k.cancelled > n_requests / 50 && k.cached > n_requests / 100);
 }
 

@@ -271,10 +271,8 @@ static void threads_get_blocks_of_their_own(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rows_through_a_small_ring_are_whole),
-        cmocka_unit_test(staged_rows_are_the_rows),
-        cmocka_unit_test(events_outlive_their_model),
-        cmocka_unit_test(blocks_are_used_again_within_bounds),
+        cmocka_unit_test(rows_through_a_small_ring_are_whole), cmocka_unit_test(staged_rows_are_the_rows),
+        cmocka_unit_test(events_outlive_their_model),          cmocka_unit_test(blocks_are_used_again_within_bounds),
         cmocka_unit_test(threads_get_blocks_of_their_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
