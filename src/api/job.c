@@ -140,7 +140,7 @@ void glia_job_fix_param(const glia_job *j, glia_err *err) {
     }
     for (size_t i = 0; j->face->names && j->face->names[i][0]; i++) {
         const char *from = j->face->names[i][0], *at = strstr(err->param, from);
-        if (!at || (at != err->param && from[0] != '.')) continue;
+        if (!at || (at != err->param && from[0] != '.') || !strchr(".[", at[strlen(from)])) continue; /* or at its end */
         (void)snprintf(name, sizeof name, "%.*s%s%s", (int)(at - err->param), err->param, j->face->names[i][1],
                        at + strlen(from));
         rename_param(err, name);

@@ -128,6 +128,7 @@ class Whole(ApiTest):
             with self.subTest(fields=fields):
                 body = dict({"messages": HELLO, "max_tokens": 4}, **fields)
                 self.check_refused(server.post(PATH, body), 400, param)
+        self.check_refused(server.post(PATH + "/count_tokens", {"messages": HELLO, "stop_sequences": 5}), 400, "stop_sequences")
         self.check_refused(ask(model="nobody"), 404, "model", "not_found_error")
         self.check_refused(ask([{"role": "user", "content": "word " * 3000}]), 400, "messages")
         self.check_refused(server.call("POST", PATH + "/count_tokens", {"messages": []}), 400, "messages")

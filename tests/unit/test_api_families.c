@@ -102,6 +102,12 @@ static void names_are_the_clients(void **state) {
     glia_job_fix_param(j, &e);
     assert_string_equal(e.param, "tools[0].input_schema.properties.a");
     assert_string_equal(e.message, "tools[0].input_schema.properties.a is wrong");
+    glia_err g = {.status = GLIA_EINVAL, .param = "stop[3]", .message = "stop[3] is empty"};
+    glia_job_fix_param(j, &g);
+    assert_string_equal(g.param, "stop_sequences[3]");
+    assert_string_equal(g.message, "stop_sequences[3] is empty");
+    glia_job_fix_param(j, &g); /* a name of the client's own stays */
+    assert_string_equal(g.param, "stop_sequences[3]");
     j->face = &glia_responses;
     glia_err f = {.status = GLIA_EINVAL, .param = "response_format.json_schema.schema.x", .message = "bad"};
     glia_job_fix_param(j, &f);
