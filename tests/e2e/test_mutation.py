@@ -17,6 +17,7 @@ SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
 BUILD = os.getcwd()
 SOAK, EDIT = "tests/test_unit_soak", "tests/test_unit_edit"
 PREFIX, STAGING = "tests/test_unit_prefix", "tests/test_unit_staging"
+ATTENTION_EDIT = "tests/test_unit_attention_edit"
 REQUESTS = "150"
 SEEDS = ("20261123", "7", "8")
 
@@ -81,6 +82,16 @@ EDIT_MUTANTS = {
         ("to = out_row ? out_row[row] : row;", "to = (out_row ? out_row[row] : row) - (row > 0);", 1)]},
     "edits in the head before the chosen one": {"src/tap/edit.c": [
         ("(size_t)e->heads[c / hd] * hd", "(size_t)(e->heads[c / hd] - 1) * hd", 1)]},
+}
+
+# changes of attention
+ATTENTION_EDIT_MUTANTS = {
+    "attention changed one column on": {"src/tap/attention_edit.c": [
+        ("if (c >= from) x[c] = changed(", "if (c + 1 <= p && c >= from) x[c + 1] = changed(", 1)]},
+    "values of the next head": {"src/tap/attention_edit.c": [
+        ("head / (n_heads / w->v.x->ne[2]), row", "(head / (n_heads / w->v.x->ne[2]) + 1) % w->v.x->ne[2], row", 1)]},
+    "attention of the row before": {"src/tap/attention_edit.c": [
+        ("(size_t)(t % w->m->n_tps) * node->nb[2]", "(size_t)((t - (t > 0)) % w->m->n_tps) * node->nb[2]", 1)]},
 }
 
 # what the prompt cache brings from elsewhere
@@ -203,6 +214,9 @@ class Mutation(unittest.TestCase):
 
     def test_every_mutant_of_interventions_is_found(self):
         self.all_found(EDIT, EDIT_MUTANTS, (None,))
+
+    def test_every_mutant_of_attention_is_found(self):
+        self.all_found(ATTENTION_EDIT, ATTENTION_EDIT_MUTANTS, (None,))
 
     def test_every_mutant_of_the_prompt_cache_is_found(self):
         self.all_found(PREFIX, PREFIX_MUTANTS, (None,))
