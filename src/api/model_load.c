@@ -94,9 +94,8 @@ static glia_status check_fixed(glia_app *app, yyjson_val *root, const char *mode
         !glia_view_find(&v, glia_registry_unalias(app->models, model), &in, &f, err) ? f->head.n_expert_used : 0;
     glia_view_clear(&v);
     if (used == (uint64_t)experts) return GLIA_OK;
-    return glia_fail_at(err, GLIA_EINVAL, "num_experts",
-                        used ? "num_experts cannot be changed: this model uses %llu"
-                             : "num_experts: this model has no experts%.0llu",
+    if (!used) return glia_fail_at(err, GLIA_EINVAL, "num_experts", "num_experts: this model has no experts");
+    return glia_fail_at(err, GLIA_EINVAL, "num_experts", "num_experts cannot be changed: this model uses %llu",
                         (unsigned long long)used);
 }
 

@@ -69,7 +69,7 @@ static int remove_files(void **s) {
 
 static glia_registry_params usual(void) {
     return (glia_registry_params){
-        .catalogue = catalogue, .jit = true, .open = fake_open, .close = fake_close, .patience_ms = 300};
+        .catalogue = catalogue, .jit = true, .open = fake_open, .close = fake_close, .patience_ms = 20000};
 }
 
 static glia_registry *start(const glia_registry_params *p) {
@@ -385,7 +385,7 @@ static void room_is_made_by_unloading_the_least_recently_used(void **s) {
 static void what_was_loaded_by_hand_or_is_held_is_never_evicted(void **s) {
     (void)s;
     glia_registry_params p = usual();
-    p.max_loaded = 1;
+    p.max_loaded = 1, p.patience_ms = 200;
     glia_registry *r = start(&p);
     glia_watch *w = load(r, "a", NULL);
     ready(w);
@@ -396,16 +396,28 @@ static void what_was_loaded_by_hand_or_is_held_is_never_evicted(void **s) {
     assert_non_null(strstr(x.err.message, "\"a\"; unload one first"));
     glia_watch_free(w);
     assert_int_equal(glia_registry_unload(r, "a", false, NULL, NULL), GLIA_OK);
-    glia_watch *held = want(r, "b"); /* waits until a is closed */
+    WAIT_FOR(n_in(r, GLIA_LOAD_READY) + n_in(r, GLIA_LOAD_DRAINING) == 0);
+    glia_watch *held = want(r, "b");
     ready(held);
     w = want(r, "c"); /* b is in use: patience, then a clear answer */
     x = end_of(w);
     assert_int_equal(x.err.status, GLIA_EBUSY);
     assert_non_null(strstr(x.err.message, "try again later"));
     glia_watch_free(w);
-    w = want(r, "c");
-    usleep(50000);
-    glia_watch_free(held); /* in time */
+    glia_watch_free(held);
+    stop(r);
+}
+
+static void a_load_waits_for_who_is_busy(void **s) {
+    (void)s;
+    glia_registry_params p = usual();
+    p.max_loaded = 1;
+    glia_registry *r = start(&p);
+    glia_watch *held = want(r, "b");
+    ready(held);
+    glia_watch *w = want(r, "c");
+    assert_int_equal(glia_watch_wait(w, GLIA_LOAD_LOADING, 50), GLIA_LOAD_LOADING);
+    glia_watch_free(held);
     ready(w);
     glia_watch_free(w);
     stop(r);
@@ -536,6 +548,7 @@ int main(void) {
         cmocka_unit_test(a_failed_load_says_why_and_can_be_tried_again),
         cmocka_unit_test(room_is_made_by_unloading_the_least_recently_used),
         cmocka_unit_test(what_was_loaded_by_hand_or_is_held_is_never_evicted),
+        cmocka_unit_test(a_load_waits_for_who_is_busy),
         cmocka_unit_test(the_budget_counts_estimates),
         cmocka_unit_test(the_registry_may_end_at_any_moment),
         cmocka_unit_test(without_memory_a_load_is_an_error_and_nothing_leaks),
