@@ -63,6 +63,16 @@ static glia_status read_ttl(const char *body, size_t n, int64_t *ms, glia_err *e
     return glia_fail_at(err, GLIA_EINVAL, "ttl", "ttl must be a number of seconds above 0");
 }
 
+/* "context_length" of LM Studio's chat: what the model is loaded with when this request loads it.  A bad one is the
+ * handler's to refuse. */
+static void read_context(glia_http_request *rq, const char *body, size_t n, int32_t *n_ctx) {
+    char text[32], *end;
+    if (strcmp(glia_http_path(rq), "/api/v1/chat") != 0) return;
+    if (glia_json_peek(body, n, "context_length", text, sizeof text) != GLIA_PEEK_OTHER) return;
+    long v = strtol(text, &end, 10);
+    if (end != text && !*end && v >= 16 && v <= 16 << 20) *n_ctx = (int32_t)v;
+}
+
 static void wait_for(glia_http_request *rq, glia_watch *take) {
     wait *w = glia_calloc(1, sizeof *w);
     glia_err err;
@@ -92,6 +102,9 @@ void glia_app_before(void *ud, glia_http_request *rq) {
         (void)glia_http_reply_error(rq, &err);
         return;
     }
+    glia_model_params params = glia_registry_get_params(app->models)->model;
+    read_context(rq, body, n, &params.n_ctx);
+    o.params = &params;
     if (glia_registry_want(app->models, name, &o, &watch, &err)) return; /* the handler finds the same */
     glia_watch_get(watch, &now);
     if (now.state == GLIA_LOAD_READY && !now.evictable)

@@ -143,6 +143,13 @@ class OnDemand(ModelsTest):
             self.assertEqual(events[1:4], ["model_load.start", "model_load.progress", "model_load.end"] if loads else events[1:4])
             self.assertEqual("model_load.start" in events, loads)
 
+    def test_lm_studios_chat_may_say_how_much_context_is_loaded(self):
+        body = {"model": "tiny-qwen", "input": "hi", "max_output_tokens": 2}
+        self.assertEqual(self.server.post("/api/v1/chat", dict(body, context_length=128))[0], 200)
+        self.assertEqual(self.instances()[0]["config"]["context_length"], 128)
+        self.check_v1_error(self.server.post("/api/v1/chat", dict(body, context_length=256)), 400, "invalid_request",
+                            param="context_length", says="128")
+
     def test_many_clients_wait_for_one_load_and_others_are_not_held_up(self):
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             replies = list(pool.map(lambda i: self.complete(("tiny-llama", "tiny-qwen")[i % 2]), range(16)))
