@@ -2,6 +2,7 @@
 What is computed: unit.sweep, golden.sweeps."""
 import json
 import os
+import signal
 import struct
 import subprocess
 import tempfile
@@ -216,6 +217,17 @@ class Program(unittest.TestCase):
         for layer in (0, 1):
             for k, pos in enumerate((4, 6, 7)):
                 self.assertAlmostEqual(out["sweeps"][0]["values"][layer][k], saved["sweeps"][0]["values"][layer][pos], places=4)
+
+    def test_ctrl_c_stops_it(self):
+        text = "The fox runs over the hill and far away to the green sea"
+        p = subprocess.Popen([harness.BIN, "sweep", "--model", harness.tiny(), "--clean", text, "--corrupted", text.replace("fox", "hen"),
+                              "--answer", "#65", "--wrong", "#97", "--json", "--sweeps", ",".join(["z:head_position"] * 60)],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = p.stderr.readline()                       # progress: it has begun
+        self.assertEqual(json.loads(line)["event"], "progress", line)
+        p.send_signal(signal.SIGINT)
+        out, _ = p.communicate(timeout=60)
+        self.assertEqual((p.returncode, out), (130, ""))
 
     def test_mistakes_are_one_line(self):
         for args, code, says in ((["--clean", "x"], 1, "corrupted"), ([], 2, "--clean"), (["--clean", "x", "--layers", "a"], 2, "ranges"),

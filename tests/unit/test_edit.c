@@ -315,6 +315,65 @@ static void sixty_four_configurations_do_not_touch_each_other(void **s) {
     glia_model_close(alone);
 }
 
+/* -- a neighbour keeps every bit when the passes have the same shape: prompt and both tokens together, three passes */
+
+static result *beside(glia_model *m, const glia_edit *e, size_t n_edits, uint64_t *passes) {
+    glia_hook h[2] = {{.point = GLIA_POINT_RESID_POST, .layer = 2, .phases = 3}, {.point = GLIA_POINT_LM_HEAD, .phases = 3}};
+    glia_request_params p = greedy(prompt_a, N, 3), q = greedy(prompt_b, N, 3);
+    glia_request *x, *y;
+    glia_activity before, after;
+    glia_err err;
+    p.edits = e, p.n_edits = n_edits, p.no_cache = q.no_cache = true;
+    q.hooks = h, q.n_hooks = 2, p.hooks = h, p.n_hooks = 1; /* both hooked: the same outputs in either run */
+    glia_model_activity(m, &before);
+    assert_int_equal(glia_request_submit(&x, m, &p, &err), GLIA_OK);
+    assert_int_equal(glia_request_submit(&y, m, &q, &err), GLIA_OK);
+    result *other = drain(x, 1), *r = drain(y, 2);
+    glia_model_activity(m, &after);
+    *passes = after.passes - before.passes;
+    assert_int_equal(other->err.status, GLIA_OK);
+    assert_int_equal(r->err.status, GLIA_OK);
+    result_free(other);
+    glia_request_free(x);
+    glia_request_free(y);
+    return r;
+}
+
+static void neighbours_keep_every_bit(void **s) {
+    (void)s;
+    glia_model *m = open_model(tiny_model("llama"), 2, 64, 64);
+    const int64_t to[] = {0, 3};
+    const glia_edit edits[] = {
+        {.where = {.point = GLIA_POINT_RESID_POST, .layer = 0, .phases = 3}, .op = GLIA_EDIT_SCALE, .strength = -7},
+        {.where = {.point = GLIA_POINT_MLP_OUT, .layer = 1, .phases = 3}, .op = GLIA_EDIT_NOISE, .strength = 5, .seed = 3},
+        {.where = {.point = GLIA_POINT_ATTN_PROBS, .layer = 1, .phases = 3}, .op = GLIA_EDIT_KNOCKOUT, .to = to, .n_to = 2}};
+    uint64_t passes = 0;
+    result *plain = NULL;
+    for (int tries = 0; tries < 200 && passes != 3; tries++) {
+        if (plain) result_free(plain);
+        plain = beside(m, NULL, 0, &passes);
+    }
+    if (passes != 3) {
+        print_message("skip: two requests never met in one pass\n");
+        skip();
+    }
+    int compared = 0;
+    for (size_t n = 1; n <= 3; n++) {
+        for (int tries = 0; tries < 200; tries++) {
+            result *r = beside(m, edits, n, &passes);
+            bool same = same_rows(&r->hook[0], &plain->hook[0]) && same_rows(&r->hook[1], &plain->hook[1]);
+            result_free(r);
+            if (passes != 3) continue; /* they met otherwise: other batches, other rounding */
+            if (!same) fail_msg("%zu interventions beside it change a request", n);
+            compared++;
+            break;
+        }
+    }
+    assert_true(compared == 3);
+    result_free(plain);
+    glia_model_close(m);
+}
+
 /* -- the arithmetic, against formulas written here */
 
 static void operations_follow_their_formulas(void **s) {
@@ -432,6 +491,7 @@ int main(void) {
         cmocka_unit_test(edited_cache_is_never_reused),
         cmocka_unit_test(rows_fall_right_in_every_chunk),
         cmocka_unit_test(sixty_four_configurations_do_not_touch_each_other),
+        cmocka_unit_test(neighbours_keep_every_bit),
         cmocka_unit_test(operations_follow_their_formulas),
         cmocka_unit_test(noise_is_normal_and_repeatable),
         cmocka_unit_test(nonsense_is_refused_by_name),
