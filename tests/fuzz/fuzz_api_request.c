@@ -46,6 +46,23 @@ static void fuzz_hooks(yyjson_val *root) {
     glia_acts_clear(&a);
 }
 
+static void fuzz_edits(yyjson_val *root) {
+    glia_acts a = {0};
+    glia_err err = {0};
+    if (!glia_edits_parse(&a, root, N_LAYER, "llama", &err)) {
+        check(a.n_edits <= 4096 && a.n_sources <= a.n_edits);
+        for (size_t i = 0; i < a.n_edits; i++) {
+            check((unsigned)a.edits[i].op < GLIA_N_EDIT_OPS && a.edits[i].where.phases);
+            check(a.edits[i].where.layer >= -1 && a.edits[i].where.layer < N_LAYER);
+            check(!a.edits[i].rows == !(a.edits[i].n_rows * a.edits[i].n_channels));
+        }
+        for (size_t i = 0; i < a.n_sources; i++) check(a.sources[i].n && a.sources[i].first + a.sources[i].n <= a.n_edits);
+    } else {
+        check(err.status && err.message[0]);
+    }
+    glia_acts_clear(&a);
+}
+
 static void fuzz_messages(yyjson_val *root) {
     glia_buf out = {0};
     glia_err err = {0};
@@ -71,6 +88,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_gen(root, GLIA_API_CHAT);
     fuzz_gen(root, GLIA_API_COMPLETION);
     fuzz_hooks(root);
+    fuzz_edits(root);
     fuzz_messages(root);
     yyjson_doc_free(doc);
     return 0;

@@ -222,6 +222,29 @@ static void flash_or_not_is_the_same(void **s) {
     }
 }
 
+/* Keys and values of half and of eight bits, read where they lie. */
+static void caches_of_other_types_give_the_same_within_their_rounding(void **s) {
+    (void)s;
+    static const glia_kv_type types[] = {GLIA_KV_F32, GLIA_KV_F16, GLIA_KV_Q8_0};
+    glia_edit e = knock(to_columns, 3);
+    result *r[3], *plain = NULL;
+    for (int k = 0; k < 3; k++) {
+        glia_model *m = open_model_with(tiny_model("llama"), 1, 64, 64, GLIA_FLASH_ON, types[k]);
+        r[k] = run(m, prompt_a, &e, 1);
+        if (k == 0) plain = run(m, prompt_a, NULL, 0);
+        glia_model_close(m);
+    }
+    size_t n = (size_t)N * (size_t)plain->hook[LOGITS].width;
+    double moved = worst_error(plain->hook[LOGITS].data, r[0]->hook[LOGITS].data, n);
+    for (int k = 1; k < 3; k++) {
+        double err = worst_error(r[k]->hook[LOGITS].data, r[0]->hook[LOGITS].data, n);
+        if (err > (k == 1 ? 5e-3 : 5e-2) || err > moved / 2) fail_msg("cache type %d is off by %g, the change is %g", k, err, moved);
+        assert_true(at(&r[k]->hook[PROBS], 5, 1, 2) == 0);
+    }
+    for (int k = 0; k < 3; k++) result_free(r[k]);
+    result_free(plain);
+}
+
 /* A neighbour in the batch keeps every bit; what was changed is nobody's prefix. */
 static void check_neighbours(glia_model *m, const char *what) {
     glia_edit e = knock(to_columns, 3);
@@ -292,6 +315,7 @@ int main(void) {
         cmocka_unit_test(who_may_attend_to_nothing_attends_to_nothing),
         cmocka_unit_test(a_pattern_put_in_is_what_weighs_the_values),
         cmocka_unit_test(flash_or_not_is_the_same),
+        cmocka_unit_test(caches_of_other_types_give_the_same_within_their_rounding),
         cmocka_unit_test(neighbours_and_the_cache_are_left_alone),
         cmocka_unit_test(nonsense_is_refused_by_name),
     };
