@@ -54,7 +54,7 @@ static void fuzz_edits(yyjson_val *root) {
         for (size_t i = 0; i < a.n_edits; i++) {
             check((unsigned)a.edits[i].op < GLIA_N_EDIT_OPS && a.edits[i].where.phases);
             check(a.edits[i].where.layer >= -1 && a.edits[i].where.layer < N_LAYER);
-            check(!a.edits[i].rows == !(a.edits[i].n_rows * a.edits[i].n_channels));
+            check((a.edits[i].rows != NULL) == (a.edits[i].n_rows > 0 && a.edits[i].n_channels > 0));
         }
         for (size_t i = 0; i < a.n_sources; i++) check(a.sources[i].n && a.sources[i].first + a.sources[i].n <= a.n_edits);
     } else {
