@@ -192,6 +192,8 @@ def run_squeak(settings, folder):
 MESSAGES = [{"role": "system", "content": "You answer in one short sentence."},
             {"role": "user", "content": "Why is the sky blue?"}]
 RUNNERS = {"gst": run_gst, "squeak": run_squeak}
+HAVE = {"gst": os.path.exists(os.path.join(FOLDER, "gst.im")),
+        "squeak": os.path.exists(os.path.join(FOLDER, "root", "usr", "share", "etoys", "etoys.image"))}
 REPORTS = {}
 servers = {}
 server = None
@@ -214,14 +216,15 @@ def setUpModule():
     settings = {name: fake.url for name, fake in fakes.items()}
     settings.update(alias=ALIAS, path=harness.MODEL)
     try:
-        for dialect in RUNNERS:
+        there = [dialect for dialect in RUNNERS if HAVE[dialect]]
+        for dialect in there:
             servers[dialect] = server = harness.Server(args=["--alias", "%s=%s" % (ALIAS, model)])
-        threads = [threading.Thread(target=run_dialect, args=(dialect, settings)) for dialect in RUNNERS]
+        threads = [threading.Thread(target=run_dialect, args=(dialect, settings)) for dialect in there]
         for t in threads:
             t.start()
         for t in threads:
             t.join()
-        for dialect in RUNNERS:
+        for dialect in there:
             REPORTS.setdefault(dialect, ["load: the dialect could not be run, see above"])
     finally:
         for fake in fakes.values():
@@ -262,7 +265,7 @@ def make_case(dialect):
 
     methods = {"%s_%s" % (selector, cls): check(cls, selector) for cls, selector in smalltalk_tests()}
     methods["test_a_packages_load"] = loads
-    return type(dialect.capitalize(), (unittest.TestCase,), methods)
+    return unittest.skipUnless(HAVE[dialect], "no " + dialect)(type(dialect.capitalize(), (unittest.TestCase,), methods))
 
 
 Gst = make_case("gst")
@@ -318,15 +321,19 @@ class AgainstCurl(unittest.TestCase):
         self.assertEqual([h["pattern_type"] for h in report["attention_heads"]], types)
         self.assertEqual([h["metadata"]["scores"]["first_token"]["score"] for h in report["attention_heads"]], scores)
 
+    @unittest.skipUnless(HAVE["gst"], "no gst")
     def test_gnu_smalltalk_reads_the_same_numbers(self):
         self.check("gst")
 
+    @unittest.skipUnless(HAVE["squeak"], "no squeak")
     def test_squeak_reads_the_same_numbers(self):
         self.check("squeak")
 
+    @unittest.skipUnless(HAVE["gst"], "no gst")
     def test_gnu_smalltalk_finds_the_servers_patterns(self):
         self.check_patterns("gst")
 
+    @unittest.skipUnless(HAVE["squeak"], "no squeak")
     def test_squeak_finds_the_servers_patterns(self):
         self.check_patterns("squeak")
 
@@ -387,6 +394,7 @@ Transcript showCr: ((LMStudioRESTClient baseUrl: 'http://host:7/x') apiKey: 'k';
 """
 
 
+@unittest.skipUnless(HAVE["gst"], "no gst")
 class OtherDialects(unittest.TestCase):
     """No image of these could be had.  What can be known without one: their files parse, and what they ask of a browser."""
 
@@ -431,8 +439,10 @@ class Sources(unittest.TestCase):
 
 if __name__ == "__main__":
     harness.need(harness.MODEL)
-    if not os.path.exists(os.path.join(FOLDER, "gst.im")):
-        print("skip: no Smalltalk in %s: make smalltalk says why" % FOLDER)
+    for name, there in HAVE.items():
+        if not there:
+            print("skip: no %s in %s: make smalltalk says why" % (name, FOLDER))
+    if not any(HAVE.values()):
         sys.exit(77)
     result = unittest.main(exit=False).result
     for dialect, lines in REPORTS.items():
