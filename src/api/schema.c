@@ -158,7 +158,11 @@ static glia_status counts(schema *s, yyjson_val *v, const char *path, const char
     bool given;
     *least = 0, *most = -1;
     glia_status st = count_of(s, v, path, least_key, least, &given);
-    if (st || (st = count_of(s, v, path, most_key, most, &given))) return st;
+    if (st) return st;
+    int64_t wide;
+    yyjson_val *upper = glia_json_get(v, most_key);
+    if (s->relaxed && glia_json_whole(upper, &wide) && wide > GLIA_SCHEMA_REPEAT) return GLIA_OK; /* as good as none */
+    if ((st = count_of(s, v, path, most_key, most, &given))) return st;
     if (*most >= 0 && *most < *least) return refuse(s, path, most_key, "is below its least: nothing can match");
     return GLIA_OK;
 }

@@ -155,6 +155,16 @@ class Tools(ApiTest):
         self.assertEqual(server.post(PATH + "/count_tokens", {"messages": history}), (200, {"input_tokens": want}))
         self.assertEqual(ask(history, tools=[TOOL])[0], 200)
 
+    def test_schemas_as_clients_send_them_are_taken(self):
+        properties = {"url": {"type": "string", "format": "uri"}, "n": {"type": "number", "exclusiveMinimum": 0},
+                      "text": {"type": "string", "maxLength": 100000}, "any": {}, "env": {
+                          "type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "string"}},
+                      "list": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 10000, "uniqueItems": True}}
+        schema = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "properties": properties,
+                  "required": list(properties), "additionalProperties": False}
+        status, r = ask(tools=[{"name": "f", "input_schema": schema}], max_tokens=2)
+        self.assertEqual(status, 200, r)
+
     def test_none_forbids_calls(self):
         _, r = ask(tools=[TOOL], tool_choice={"type": "none"})
         self.assertEqual([b["type"] for b in r["content"]], ["text"])
