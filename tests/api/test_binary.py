@@ -206,12 +206,14 @@ class Safetensors(ApiTest):
         self.assertIn("json", kind)
 
     def test_the_safetensors_library_reads_it(self):
+        sys.path.append(os.path.join(os.environ.get("GLIA_SDK_DIR", ""), "python"))
         try:
             from safetensors import numpy as safetensors
         except ImportError:
             self.skipTest("no safetensors package here")
-        data = post(body(), SAFE)[2]
-        loaded = safetensors.load(data)
+        asked = body()
+        asked["activation_hooks"] = [h for h in asked["activation_hooks"] if h.get("dtype") != "bfloat16"]  # NumPy has none
+        loaded = safetensors.load(post(asked, SAFE)[2])
         self.assertEqual(loaded["p"].shape[0], 4)
 
 

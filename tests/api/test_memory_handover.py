@@ -118,6 +118,7 @@ class Memory(ApiTest):
         self.assertEqual(held(), [])  # the server kept none
 
     def test_the_client_of_the_repository_reads_it(self):
+        sys.path.append(os.path.join(harness.SDK, "python"))
         try:
             import numpy  # noqa: F401
         except ImportError:
