@@ -30,6 +30,7 @@ static void add_quant(glia_buf *b, const char *description) {
     }
     char name[48];
     size_t n = 0;
+    if (!strncmp(at, " all ", 5)) at += 4; /* "all F32" */
     for (at++; *at && *at != ' ' && n + 3 < sizeof name; at++) name[n++] = *at;
     name[n] = 0;
     for (size_t i = 0; i < 3; i++) {

@@ -5,14 +5,14 @@ import unittest
 import harness
 from harness import ApiTest
 
-harness.need(harness.MODEL)
+harness.need(harness.tiny("llama"))
 server = None
 CHAT = "/api/v1/chat"
 
 
 def setUpModule():
     global server
-    server = harness.Server(args=["--ctx", "256", "--parallel", "2"])
+    server = harness.Server(harness.tiny("llama"), ["--ctx", "1024", "--parallel", "2", "--cache-type", "f32", "--flash-attn", "off"])
 
 
 def tearDownModule():
@@ -49,7 +49,7 @@ class V0(ApiTest):
         stats = r["stats"]
         self.assertEqual(set(stats), {"tokens_per_second", "time_to_first_token", "generation_time", "stop_reason"})
         self.assertEqual(stats["stop_reason"], reason)
-        self.assertEqual(r["model_info"], {"arch": "llama", "quant": "Q4_1", "format": "gguf", "context_length": 256})
+        self.assertEqual(r["model_info"], {"arch": "llama", "quant": "F32", "format": "gguf", "context_length": 1024})
         self.assertEqual(set(r["runtime"]), {"name", "version", "supported_formats"})
         self.assertTrue(r["runtime"]["name"].startswith("llama.cpp-"))
         self.assertGreater(stats["time_to_first_token"], 0)
@@ -74,8 +74,8 @@ class V0(ApiTest):
                 ({"logit_bias": {eog: 100}}, "eosFound", "stop"),
                 ({"stop": [v0(max_tokens=8)[1]["choices"][0]["message"]["content"][3:6]], "max_tokens": 8}, "stopStringFound", "stop"),
                 ({"max_tokens": 1}, "maxPredictedTokensReached", "length"),
-                ({"max_tokens": -1, "ignore_eos": True, "text": "word " * 200}, "contextLengthReached", "length"),
-                ({"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 60}, "toolCalls",
+                ({"max_tokens": -1, "ignore_eos": True, "text": "word " * 180}, "contextLengthReached", "length"),
+                ({"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 250}, "toolCalls",
                  "tool_calls")):
             status, r = v0(**fields)
             self.assertEqual(status, 200, r)
@@ -95,10 +95,10 @@ class V0(ApiTest):
         self.assertEqual(r["choices"][0]["text"], server.post("/v1/completions", body)[1]["choices"][0]["text"])
 
     def test_hooks_are_taken_and_errors_named(self):
-        hook = {"layer": 3, "component": "resid_post"}
-        self.assertEqual(len(v0(activation_hooks=[hook])[1]["activations"]["resid_post.3"]), 4)
+        hook = {"layer": 2, "component": "resid_post"}
+        self.assertEqual(len(v0(activation_hooks=[hook])[1]["activations"]["resid_post.2"]), 4)
         body = {"prompt": "x", "max_tokens": 2, "activation_hooks": [hook]}
-        self.assertIn("resid_post.3", server.post("/api/v0/completions", body)[1]["activations"])
+        self.assertIn("resid_post.2", server.post("/api/v0/completions", body)[1]["activations"])
         self.check_error(v0(model="nobody"), 404, "model", "model_not_found")
         self.check_error(v0(temperature=-1), 400, "temperature")
 
@@ -132,7 +132,7 @@ class V1(ApiTest):
             self.assertEqual(r["output"], ask()[1]["output"])
 
     def test_events_come_in_order_and_end_with_the_reply(self):
-        got = events(input="Hello " * 100, cache_prompt=False)
+        got = events(input="Hello " * 60, cache_prompt=False)
         kinds = [e["type"] for e in got]
         self.assertEqual(kinds[:2], ["chat.start", "prompt_processing.start"])
         end = kinds.index("prompt_processing.end")
@@ -141,7 +141,7 @@ class V1(ApiTest):
         self.assertEqual((progress, progress[-1]), (sorted(progress), 1))
         self.assertEqual(kinds[end + 1:], ["message.start"] + ["message.delta"] * 8 + ["message.end", "chat.end"])
         result = got[-1]["result"]
-        whole = ask("Hello " * 100, cache_prompt=False)[1]
+        whole = ask("Hello " * 60, cache_prompt=False)[1]
         self.assertEqual(result["output"], whole["output"])
         self.assertEqual("".join(e["content"] for e in got if e["type"] == "message.delta"), whole["output"][0]["content"])
         self.assertEqual(set(result), set(whole))
@@ -171,11 +171,11 @@ class V1(ApiTest):
         self.check_error(server.get("/v1/responses/" + r["response_id"]), 404, "id")
 
     def test_hooks_are_taken(self):
-        hook = {"layer": 3, "component": "resid_post", "positions": [-1]}
-        _, r = ask(activation_hooks=[hook])
-        _, chat = server.activations([hook], max_tokens=8)
-        self.assertEqual(r["activations"]["resid_post.3"][0]["data"], chat["activations"]["resid_post.3"][0]["data"])
-        self.assertEqual(sum(e["type"] == "activation" for e in events(activation_hooks=[hook])), 1)
+        hook = {"layer": 2, "component": "resid_post", "positions": [-1]}
+        _, r = ask(activation_hooks=[hook], cache_prompt=False)
+        _, chat = server.activations([hook], max_tokens=8, cache_prompt=False)
+        self.assertEqual(r["activations"]["resid_post.2"][0]["data"], chat["activations"]["resid_post.2"][0]["data"])
+        self.assertEqual(sum(e["type"] == "activation" for e in events(activation_hooks=[hook], cache_prompt=False)), 1)
 
     def test_context_length_bounds_the_request(self):
         n = count(("user", "Hello"))

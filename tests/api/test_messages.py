@@ -5,18 +5,18 @@ import unittest
 import harness
 from harness import ApiTest
 
-harness.need(harness.MODEL)
+harness.need(harness.tiny("llama"))
 server = None
 PATH = "/v1/messages"
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"name": "get_weather", "description": "weather of a city", "input_schema": {
-    "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}}
+    "type": "object", "properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"]}}
 ONE = {"type": "any", "disable_parallel_tool_use": True}
 
 
 def setUpModule():
     global server
-    server = harness.Server(args=["--ctx", "1024", "--parallel", "2"])
+    server = harness.Server(harness.tiny("llama"), ["--ctx", "2048", "--parallel", "2", "--cache-type", "f32", "--flash-attn", "off"])
 
 
 def tearDownModule():
@@ -68,14 +68,13 @@ class Whole(ApiTest):
 
     def test_a_last_message_of_the_assistant_begins_the_answer(self):
         whole = ask()[1]["content"][0]["text"]
-        begun = whole[:5]  # tokens of "Hello" are those of the answer's beginning
-        self.assertEqual(begun, "Hello")
+        begun = whole[:3]  # a token a byte
         for content in (begun, [{"type": "text", "text": begun}]):
-            _, r = ask(HELLO + [{"role": "assistant", "content": content}], max_tokens=7)
+            _, r = ask(HELLO + [{"role": "assistant", "content": content}], max_tokens=5)
             self.assertEqual(begun + r["content"][0]["text"], whole)
         n = server.post(PATH + "/count_tokens", {"messages": HELLO})[1]["input_tokens"]
         more = server.post(PATH + "/count_tokens", {"messages": HELLO + [{"role": "assistant", "content": begun}]})[1]["input_tokens"]
-        self.assertEqual(more, n + 1)
+        self.assertEqual(more, n + 3)
 
     def test_a_stop_sequence_ends_it_and_is_told(self):
         text = ask()[1]["content"][0]["text"]
@@ -92,13 +91,13 @@ class Whole(ApiTest):
         self.assertEqual((r["stop_reason"], r["content"]), ("end_turn", []))
 
     def test_hooks_are_taken(self):
-        hook = {"layer": 3, "component": "resid_post", "positions": [-1]}
-        _, r = ask(activation_hooks=[hook])
-        _, chat = server.activations([hook], max_tokens=8)
-        self.assertEqual(r["activations"]["resid_post.3"][0]["data"], chat["activations"]["resid_post.3"][0]["data"])
-        got = [e for e in events(activation_hooks=[hook]) if e["type"] == "activation"]
-        self.assertEqual([e["entry"]["data"] for e in got], [r["activations"]["resid_post.3"][0]["data"]])
-        _, changed = ask(interventions=[{"layer": 9, "component": "resid_post", "op": "scale", "strength": 0.1}])
+        hook = {"layer": 2, "component": "resid_post", "positions": [-1]}
+        _, r = ask(activation_hooks=[hook], cache_prompt=False)
+        _, chat = server.activations([hook], max_tokens=8, cache_prompt=False)
+        self.assertEqual(r["activations"]["resid_post.2"][0]["data"], chat["activations"]["resid_post.2"][0]["data"])
+        got = [e for e in events(activation_hooks=[hook], cache_prompt=False) if e["type"] == "activation"]
+        self.assertEqual([e["entry"]["data"] for e in got], [r["activations"]["resid_post.2"][0]["data"]])
+        _, changed = ask(interventions=[{"layer": 1, "component": "resid_post", "op": "scale", "strength": 0.1}])
         self.assertNotEqual(changed["content"], r["content"])
 
     def test_each_wrong_field_is_named(self):
@@ -140,7 +139,7 @@ class Whole(ApiTest):
 class Tools(ApiTest):
     def test_a_demanded_call_is_a_block(self):
         for choice in (ONE, {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True}):
-            _, r = ask(tools=[TOOL], tool_choice=choice, max_tokens=60)
+            _, r = ask(tools=[TOOL], tool_choice=choice, max_tokens=250)
             use, = r["content"]
             self.assertEqual((use["type"], use["name"], r["stop_reason"]), ("tool_use", "get_weather", "tool_use"))
             self.assertIn("city", use["input"])
@@ -170,7 +169,7 @@ class Tools(ApiTest):
         self.assertEqual([b["type"] for b in r["content"]], ["text"])
 
     def test_calls_grow_in_a_stream(self):
-        got = events(tools=[TOOL], tool_choice=ONE, max_tokens=60)
+        got = events(tools=[TOOL], tool_choice=ONE, max_tokens=250)
         start = next(e for e in got if e["type"] == "content_block_start")
         self.assertEqual((start["content_block"]["type"], start["content_block"]["input"]), ("tool_use", {}))
         args = "".join(e["delta"]["partial_json"] for e in got if e["type"] == "content_block_delta")

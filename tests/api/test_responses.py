@@ -5,16 +5,16 @@ import unittest
 import harness
 from harness import ApiTest
 
-harness.need(harness.MODEL)
+harness.need(harness.tiny("llama"))
 server = None
 PATH = "/v1/responses"
 TOOL = {"type": "function", "name": "get_weather", "description": "weather of a city", "parameters": {
-    "type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}}
+    "type": "object", "properties": {"city": {"enum": ["Oslo"]}}, "required": ["city"]}}
 
 
 def setUpModule():
     global server
-    server = harness.Server(args=["--ctx", "1024", "--parallel", "2"])
+    server = harness.Server(harness.tiny("llama"), ["--ctx", "2048", "--parallel", "2", "--cache-type", "f32", "--flash-attn", "off"])
 
 
 def tearDownModule():
@@ -86,24 +86,24 @@ class Whole(ApiTest):
     def test_a_format_is_kept_to(self):
         schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}},
                   "required": ["n"], "additionalProperties": False}
-        _, r = ask("Give a number.", max_output_tokens=60,
+        _, r = ask("Give a number.", max_output_tokens=250,
                    text={"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}})
         self.assertIn(json.loads(text_of(r))["n"], range(10))
 
     def test_hooks_and_interventions_are_taken(self):
-        hook = {"layer": 3, "component": "resid_post", "positions": [-1]}
-        _, r = ask(activation_hooks=[hook])
-        _, chat = server.activations([hook], max_tokens=8)
-        self.assertEqual(r["activations"]["resid_post.3"][0]["data"], chat["activations"]["resid_post.3"][0]["data"])
-        _, changed = ask(interventions=[{"layer": 3, "component": "mlp_out", "op": "zero"},
-                                        {"layer": 9, "component": "resid_post", "op": "scale", "strength": 0.1}])
+        hook = {"layer": 2, "component": "resid_post", "positions": [-1]}
+        _, r = ask(activation_hooks=[hook], cache_prompt=False)
+        _, chat = server.activations([hook], max_tokens=8, cache_prompt=False)
+        self.assertEqual(r["activations"]["resid_post.2"][0]["data"], chat["activations"]["resid_post.2"][0]["data"])
+        _, changed = ask(interventions=[{"layer": 2, "component": "mlp_out", "op": "zero"},
+                                        {"layer": 1, "component": "resid_post", "op": "scale", "strength": 0.1}])
         self.assertNotEqual(text_of(changed), text_of(r))
 
 
 class Tools(ApiTest):
     def test_a_required_call_comes_as_an_item(self):
         _, r = ask("Weather in Oslo?", tools=[TOOL], tool_choice="required", parallel_tool_calls=False,
-                   max_output_tokens=60)
+                   max_output_tokens=250)
         call, = [i for i in r["output"] if i["type"] == "function_call"]
         self.assertEqual((call["name"], call["status"], r["status"]), ("get_weather", "completed", "completed"))
         self.assertIn("city", json.loads(call["arguments"]))
@@ -117,7 +117,7 @@ class Tools(ApiTest):
 
     def test_a_named_call(self):
         other = dict(TOOL, name="other")
-        _, r = ask(tools=[other, TOOL], tool_choice={"type": "function", "name": "get_weather"}, max_output_tokens=60,
+        _, r = ask(tools=[other, TOOL], tool_choice={"type": "function", "name": "get_weather"}, max_output_tokens=250,
                    parallel_tool_calls=False)
         self.assertEqual([i["name"] for i in r["output"]], ["get_weather"])
 
@@ -141,7 +141,7 @@ class Streams(ApiTest):
 
     def test_calls_grow(self):
         got = events(input="Weather in Oslo?", tools=[TOOL], tool_choice="required", parallel_tool_calls=False,
-                     max_output_tokens=60)
+                     max_output_tokens=250)
         names = [n for n, _ in got]
         self.assertEqual(names[-1], "response.completed")
         args = "".join(e["delta"] for n, e in got if n == "response.function_call_arguments.delta")
@@ -151,7 +151,7 @@ class Streams(ApiTest):
 
     def test_log_probabilities_and_activations_come_along(self):
         got = events(include=["message.output_text.logprobs"], top_logprobs=2,
-                     activation_hooks=[{"layer": 3, "component": "resid_post"}])
+                     activation_hooks=[{"layer": 2, "component": "resid_post"}])
         logprobs = [t for n, e in got if n == "response.output_text.delta" for t in e["logprobs"]]
         self.assertEqual(logprobs, got[-1][1]["response"]["output"][0]["content"][0]["logprobs"])
         self.assertEqual(sum(n == "activation" for n, _ in got), 8)  # prompt + 7 tokens that were fed back
