@@ -5,19 +5,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-enum { DEFAULT_DIRS = 4, GIB = 1 << 30 };
-
-static glia_status make_catalogue(glia_app *app, const glia_app_params *p, glia_err *err) {
-    char *found[DEFAULT_DIRS], *db = glia_catalogue_default_db();
-    size_t n_found = p->n_model_dirs ? 0 : glia_catalogue_default_dirs(found, DEFAULT_DIRS);
-    const char *dirs[DEFAULT_DIRS];
-    for (size_t i = 0; i < n_found; i++) dirs[i] = found[i];
-    glia_status st = glia_catalogue_new(&app->catalogue, p->n_model_dirs ? p->model_dirs : dirs,
-                                        p->n_model_dirs ? p->n_model_dirs : n_found, db, err);
-    for (size_t i = 0; i < n_found; i++) glia_free(found[i]);
-    glia_free(db);
-    return st;
-}
+enum { GIB = 1 << 30 };
 
 glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err) {
     *app = (glia_app){0};
@@ -29,7 +17,7 @@ glia_status glia_app_init(glia_app *app, const glia_app_params *p, glia_err *err
     glia_status st = app->tasks && app->history && app->registered && app->capture_memory
                          ? GLIA_OK
                          : glia_fail(err, GLIA_ENOMEM, "out of memory");
-    if (!st) st = make_catalogue(app, p, err);
+    if (!st) st = glia_catalogue_open(&app->catalogue, p->model_dirs, p->n_model_dirs, err);
     if (!st && p->n_mirrors) st = glia_catalogue_new(&app->mirror, p->mirrors, p->n_mirrors, NULL, err);
     if (!st && !(app->downloads = glia_downloads_new())) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
     if (!st) {

@@ -10,19 +10,12 @@
 #include <strings.h>
 #include <sys/stat.h>
 
-enum { MAX_NAMES = 512, DEFAULT_DIRS = 4 };
+enum { MAX_NAMES = 512 };
 
 glia_catalogue *cli_catalogue(const flag_list *given) {
-    char *found[DEFAULT_DIRS], *db = glia_catalogue_default_db();
-    const char *dirs[DEFAULT_DIRS];
-    size_t n = given->n ? 0 : glia_catalogue_default_dirs(found, DEFAULT_DIRS);
-    for (size_t i = 0; i < n; i++) dirs[i] = found[i];
     glia_err err;
     glia_catalogue *c;
-    if (glia_catalogue_new(&c, given->n ? given->items : dirs, given->n ? given->n : n, db, &err))
-        (void)cli_print_error(&err);
-    for (size_t i = 0; i < n; i++) glia_free(found[i]);
-    glia_free(db);
+    if (glia_catalogue_open(&c, given->items, given->n, &err)) (void)cli_print_error(&err);
     return c;
 }
 

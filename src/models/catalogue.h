@@ -57,6 +57,8 @@ glia_status glia_model_file_copy(glia_model_file *out, const glia_model_file *f,
 glia_status glia_model_file_of_path(glia_model_file *out, const char *path, glia_err *err);
 void glia_model_file_clear(glia_model_file *f);
 
+/* These folders, or (n_dirs 0) the default ones, remembered in the default file. */
+glia_status glia_catalogue_open(glia_catalogue **out, const char *const *dirs, size_t n_dirs, glia_err *err);
 /* $GLIA_MODELS, else .deps/models and the user's data folder: at most cap paths, freed with glia_free.  The first is
  * where new models go. */
 size_t glia_catalogue_default_dirs(char **out, size_t cap);

@@ -10,6 +10,9 @@
 /* Raised with every change of glia_gguf or of what header.c reads into it. */
 enum { SCHEMA = 1, BUSY_MS = 500 };
 
+/* Files that are gone leave their rows behind; once there are very many the memory begins anew. */
+#define FORGET "DELETE FROM file WHERE (SELECT count(*) FROM file) > 32768"
+
 struct glia_memo {
     sqlite3 *db;
     sqlite3_stmt *find, *put;
@@ -58,7 +61,7 @@ static bool open_at(glia_memo *m, const char *path) {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX;
     if (sqlite3_open_v2(path, &m->db, flags, NULL) != SQLITE_OK) return false;
     (void)sqlite3_busy_timeout(m->db, BUSY_MS);
-    return make_table(m) && prepare(m);
+    return make_table(m) && run(m, FORGET) && prepare(m);
 }
 
 static void close_db(glia_memo *m) {

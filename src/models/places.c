@@ -49,3 +49,14 @@ char *glia_catalogue_default_db(void) {
     glia_free(folder);
     return path;
 }
+
+glia_status glia_catalogue_open(glia_catalogue **out, const char *const *dirs, size_t n_dirs, glia_err *err) {
+    char *found[4], *db = glia_catalogue_default_db();
+    const char *defaults[4];
+    size_t n = n_dirs ? 0 : glia_catalogue_default_dirs(found, 4);
+    for (size_t i = 0; i < n; i++) defaults[i] = found[i];
+    glia_status st = glia_catalogue_new(out, n_dirs ? dirs : defaults, n_dirs ? n_dirs : n, db, err);
+    for (size_t i = 0; i < n; i++) glia_free(found[i]);
+    glia_free(db);
+    return st;
+}
