@@ -9,6 +9,8 @@ same llama.cpp source with the same options, and get the same model, threads, co
   capture   over HTTP: the same chat request with and without hooks (tap + encoding + transport)
   tap       in the process (bench_tap, over glia.h): the tap alone
   engine    llama-batched-bench, for scale: llama.cpp without any server
+  serving   prompt caches on: start-up, resident memory, a cached prefix, conversations that come back from host memory,
+            what a 4,000-token prompt does to another stream, what guessing ahead saves
 
 Goals: ≥ 0.98 of llama-server; residuals of all layers ≤ 1.03 of no capture.
 Run by `make bench`; options after ARGS=, e.g. make bench ARGS='--quick'.  Only python3's standard library.
@@ -120,7 +122,8 @@ class Server:
         command = [c.replace("{port}", str(self.port)) for c in command]
         say("starting %s on port %d" % (name, self.port))
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        give_up = time.monotonic() + 300
+        began = time.monotonic()
+        give_up = began + 300
         while True:
             if self.process.poll() is not None:
                 self.fail("ended with status %d" % self.process.returncode)
@@ -131,7 +134,8 @@ class Server:
                 pass
             if time.monotonic() > give_up:
                 self.fail("was not ready after 5 minutes")
-            time.sleep(0.1)
+            time.sleep(0.005)
+        self.start_s = time.monotonic() - began
 
     def fail(self, why):
         with open(self.log.name, errors="replace") as f:
@@ -161,10 +165,24 @@ class Server:
         finally:
             c.close()
 
-    def peak_mib(self):
+    def times(self, path, body):
+        """Moments at which pieces of a streamed reply came, the first is that of the request."""
+        c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800)
+        try:
+            at = [time.monotonic()]
+            c.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            r = c.getresponse()
+            while line := r.readline():
+                if line.startswith(b"data: {"):
+                    at.append(time.monotonic())
+            return at
+        finally:
+            c.close()
+
+    def peak_mib(self, what="VmHWM"):
         try:
             with open("/proc/%d/status" % self.process.pid) as f:
-                return int(re.search(r"VmHWM:\s+(\d+)", f.read()).group(1)) / 1024
+                return int(re.search(what + r":\s+(\d+)", f.read()).group(1)) / 1024
         except (OSError, AttributeError):
             return None
 
@@ -365,6 +383,126 @@ def run_tap(args, more):
     return rows
 
 
+def bench_serving(args, tools):
+    """Both as they come: prompt caches on, 4 slots that hold a prompt of 4,000 tokens.  Rows: name, unit, better is
+    lower | higher, Glia, llama-server (None: it has none), (median, lowest, highest) of the pairs' ratios, goal."""
+    slots, ctx, long = 4, 4608, 4000
+    path, rows, servers = "/v1/chat/completions", [], {}
+    common = ["--model", args.model, "--parallel", str(slots), "--threads", str(args.threads)]
+
+    def start_glia(*more):
+        return Server("glia", [os.path.join(args.build, "glia"), "serve", "--port", "{port}", "--ctx", str(ctx), "--batch",
+                               str(args.batch), "--gpu-layers", str(args.gpu_layers)] + common + list(more) + args.glia_args.split(),
+                      "/v1/models")
+
+    def start_llama():
+        return Server("llama-server", [tools["llama-server"], "--host", "127.0.0.1", "--port", "{port}", "--ctx-size",
+                                       str(ctx * slots), "--batch-size", str(args.batch), "--ubatch-size", str(args.batch),
+                                       "--threads-batch", str(args.threads), "--n-gpu-layers",
+                                       str(args.gpu_layers if args.gpu_layers >= 0 else 999), "--no-kv-unified", "--no-webui",
+                                       "--fit", "off", "--cache-ram", "1024"] + common + args.llama_args.split(), "/health")
+
+    def add(name, unit, pairs, goal, higher=False, note=""):
+        ratio = spread([(a / b if higher else b / a) for a, b in pairs if a and b]) if pairs[0][1] is not None else None
+        row = dict(name=name, unit=unit, glia=statistics.median(a for a, _ in pairs), ratio=ratio, goal=goal, note=note,
+                   llama=None if pairs[0][1] is None else statistics.median(b for _, b in pairs))
+        rows.append(row)
+        say("%s: glia %.2f, llama-server %s %s, ratio %s" % (
+            name, row["glia"], "-" if row["llama"] is None else "%.2f" % row["llama"], unit,
+            "-" if ratio is None else "%.3f (%.3f..%.3f)" % ratio))
+
+    def start_both(i):
+        """Start-up of each, stopped again, but for the last pair."""
+        def one(start):
+            s = start()
+            seconds, rss = s.start_s, s.peak_mib("VmRSS")
+            if i == args.rounds - 1:
+                servers[s.name] = s
+            else:
+                s.stop()
+            return seconds, rss
+        return one
+
+    try:
+        pairs = paired(args.rounds, lambda i: start_both(i)(start_glia), lambda i: start_both(i)(start_llama))
+        add("start-up until ready", "s", [(a[0], b[0]) for a, b in pairs], 1.0)
+        add("resident memory when ready", "MiB", [(a[1], b[1]) for a, b in pairs if a[1] and b[1]] or [(0, None)], None,
+            note="goal: at most 50 MiB more")
+        glia, llama = servers["glia"], servers["llama-server"]
+        for s in servers.values():
+            burst(s, path, [chat(text_of(64), 4)])
+
+        def ask(s, text, n_out=1, **fields):
+            t0 = time.monotonic()
+            status, data = s.post(path, dict(chat(text, n_out), cache_prompt=True, **fields))
+            seconds = time.monotonic() - t0
+            if status != 200:
+                s.fail("answered %d: %s" % (status, data[:300]))
+            return seconds, usage_of(data)
+
+        # a prefix of 1,000 tokens that the same server has just read: time to the one token out
+        shared = [text_of(1000) for _ in range(args.rounds)]
+        miss = paired(args.rounds, lambda i: ask(glia, shared[i] + " one")[0], lambda i: ask(llama, shared[i] + " one")[0])
+        hit = paired(args.rounds, lambda i: ask(glia, shared[i] + " two")[0], lambda i: ask(llama, shared[i] + " two")[0])
+        add("first token, 1,000 new tokens", "s", miss, 1.0)
+        add("first token, 1,000 tokens cached", "s", hit, 1.0)
+        # three times as many conversations as slots, each comes back once
+        talks = [text_of(400) for _ in range(3 * slots)]
+
+        def rounds_of(s):
+            for t in talks:
+                ask(s, t)
+            t0 = time.monotonic()
+            cached = [ask(s, t + " and more")[1].get("prompt_tokens_details", {}).get("cached_tokens", 0) for t in talks]
+            say("%s: %d of %d conversations came back" % (s.name, sum(c > 200 for c in cached), len(talks)))
+            return time.monotonic() - t0
+        add("%d conversations of 400 tokens come back to %d slots" % (len(talks), slots), "s",
+            paired(1, lambda i: rounds_of(glia), lambda i: rounds_of(llama)), 1.0)
+
+        # one stream generates while another client's prompt of 4,000 tokens is read
+        def disturbed(s):
+            out, text = {}, text_of(long * 3 // 4)  # words of the list are 1 to 2 tokens
+            stream = threading.Thread(target=lambda: out.update(at=s.times(path, chat(text_of(8), 400, True))))
+            stream.start()
+            time.sleep(0.7)
+            t0 = time.monotonic()
+            seconds, usage = ask(s, text)
+            t1 = time.monotonic()
+            stream.join()
+            gaps = [b - a for a, b in zip(out["at"][1:], out["at"][2:]) if t0 <= b <= t1 + 0.05]
+            chunk = seconds * args.batch / max(usage["prompt_tokens"], 1)
+            return max(gaps or [0]), chunk, usage["prompt_tokens"]
+        pairs = paired(args.rounds, lambda i: disturbed(glia), lambda i: disturbed(llama))
+        n = int(statistics.median(a[2] for a, _ in pairs))
+        add("longest pause of a stream while %d tokens are read" % n, "s", [(a[0], b[0]) for a, b in pairs], 1.0,
+            note="of one chunk of %d tokens: Glia %.2f, llama-server %.2f (goal ≤ 1 and a token)" % (
+                args.batch, statistics.median(a[0] / a[1] for a, _ in pairs), statistics.median(b[0] / b[1] for _, b in pairs)))
+
+        # what guessing saves, in Glia alone: a text that repeats itself, and one that the client knows beforehand
+        def speed(text, **fields):
+            seconds, usage = ask(glia, text, 128, **fields)
+            return usage["completion_tokens"] / seconds
+        list_of = "Repeat this list five times: " + ", ".join(random.Random(7).sample(WORDS, 12))
+        pairs = paired(args.rounds, lambda i: speed(list_of, speculative="ngram"), lambda i: speed(list_of, speculative="off"))
+        ratio = spread([a / b for a, b in pairs])
+        rows.append(dict(name="guessing from the text (n-gram), against off", unit="tokens/s", goal=1.0, ratio=ratio, note="Glia alone",
+                         glia=statistics.median(a for a, _ in pairs), llama=None))
+        answer = json.loads(glia.post(path, chat(list_of, 128))[1])["choices"][0]["message"]["content"]
+        known = dict(prediction={"type": "content", "content": answer}, speculative={"method": "ngram", "max_tokens": 16})
+        pairs = paired(args.rounds, lambda i: speed(list_of, **known), lambda i: speed(list_of, speculative="off"))
+        rows.append(dict(name="guessing from a prediction that is right, against off", unit="tokens/s", goal=1.0,
+                         ratio=spread([a / b for a, b in pairs]), note="Glia alone", llama=None,
+                         glia=statistics.median(a for a, _ in pairs)))
+        for r in rows[-2:]:
+            say("%s: x %.2f (%.2f..%.2f)" % (r["name"], *r["ratio"]))
+        add("resident memory after all this", "MiB", [(glia.peak_mib("VmRSS"), llama.peak_mib("VmRSS"))], None,
+            note="goal: at most 50 MiB more")
+    finally:
+        for s in servers.values():
+            s.stop()
+    return rows
+
+
 def bench_engine(args, tools):
     """llama-batched-bench's own table."""
     most = max(args.streams)
@@ -431,6 +569,17 @@ def report(args, results, load):
                 r["work"], r["streams"], r["glia"], r["llama"], *r["ratio"], mark(r["ratio"][0] >= 0.98)))
         out += ["", "prefill: prompts of about %d tokens, all different, one token out.  decode: whole answers of %d "
                 "tokens, prompts of about 40." % (args.prefill, args.decode), ""]
+    if "serving" in results:
+        out += ["## Serving, prompt caches on (4 slots of 4,608 tokens; ratio above 1: Glia is better)", "",
+                "| what | unit | Glia | llama-server | ratio | goal met | |", "|---|---|---|---|---|---|---|"]
+        for r in results["serving"]:
+            good = "" if r["goal"] is None or r["ratio"] is None else mark(r["ratio"][0] >= r["goal"])
+            if r["goal"] is None and r["llama"]:
+                good = mark(r["glia"] <= r["llama"] + 50)
+            out.append("| %s | %s | %.3g | %s | %s | %s | %s |" % (
+                r["name"], r["unit"], r["glia"], "" if r["llama"] is None else "%.3g" % r["llama"],
+                "" if r["ratio"] is None else "%.3f (%.3f..%.3f)" % r["ratio"], good, r["note"]))
+        out.append("")
     if results.get("memory"):
         out += ["Peak resident memory: " + ", ".join("%s %.0f MiB" % kv for kv in results["memory"].items()) + ".", ""]
     if "tap" in results:
@@ -486,7 +635,7 @@ def main():
     ap.add_argument("--capture-decode", type=int, default=64)
     ap.add_argument("--layer", type=int, default=5, help="the one layer of the one-layer capture")
     ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--only", default="servers,tap,capture,engine", help="which comparisons")
+    ap.add_argument("--only", default="servers,serving,tap,capture,engine", help="which comparisons")
     ap.add_argument("--quick", action="store_true", help="3 rounds of short runs: to see that it works")
     ap.add_argument("--glia-args", default="", help="more options for glia serve")
     ap.add_argument("--llama-args", default="", help="more options for llama-server")
@@ -504,7 +653,7 @@ def main():
     if os.getloadavg()[0] > 0.5:
         say("note: other work runs on this machine (load %s); the ratios will scatter" % load)
     results, tools = {}, {}
-    if args.only & {"servers", "engine"}:
+    if args.only & {"servers", "serving", "engine"}:
         tools = build_tools(args)
         version = subprocess.run([tools["llama-server"], "--version"], capture_output=True, text=True)
         found = re.search(r"version: (.*)", version.stdout + version.stderr)
@@ -529,6 +678,8 @@ def main():
     finally:
         for s in servers.values():
             s.stop()
+    if "serving" in args.only:
+        results["serving"] = bench_serving(args, tools)
     if "tap" in args.only:
         results["tap"] = bench_tap(args)
     text = report(args, results, load)
