@@ -128,7 +128,8 @@ class Server:
             if self.process.poll() is not None:
                 self.fail("ended with status %d" % self.process.returncode)
             try:
-                if self.get(ready_path)[0] == 200:
+                status, body = self.get(ready_path)
+                if status == 200 and b'"loading"' not in body: # Glia's /health answers from the start
                     break
             except OSError:
                 pass
@@ -206,7 +207,7 @@ def start_servers(args, tools, wanted, servers):
         servers["glia"] = Server("glia", [
             os.path.join(args.build, "glia"), "serve", "--model", args.model, "--port", "{port}",
             "--parallel", str(slots), "--ctx", str(args.ctx), "--batch", str(args.batch), "--threads", str(args.threads),
-            "--gpu-layers", str(args.gpu_layers)] + args.glia_args.split(), "/v1/models")
+            "--gpu-layers", str(args.gpu_layers)] + args.glia_args.split(), "/health")
     if "llama-server" in wanted:
         servers["llama-server"] = Server("llama-server", [
             tools["llama-server"], "--model", args.model, "--host", "127.0.0.1", "--port", "{port}",
@@ -386,14 +387,22 @@ def run_tap(args, more):
 def bench_serving(args, tools):
     """Both as they come: prompt caches on, 4 slots that hold a prompt of 4,000 tokens.  Rows: name, unit, better is
     lower | higher, Glia, llama-server (None: it has none), (median, lowest, highest) of the pairs' ratios, goal."""
-    slots, ctx, long = 4, 4608, 4000
+    slots, ctx, long, prefix, answer_n = (2, 2048, 1500, 400, 48) if args.quick else (4, 4608, 4000, 1000, 128)
     path, rows, servers = "/v1/chat/completions", [], {}
+
+    def pairs_of(work, rounds=args.rounds):
+        """work(server, round) of both next to each other; with --alone of Glia and None."""
+        other = (lambda i: work("llama-server", i)) if tools else (lambda i: None)
+        return paired(rounds, lambda i: work("glia", i), other)
+
+    def column(pairs, k):
+        return [(a[k], b and b[k]) for a, b in pairs]
     common = ["--model", args.model, "--parallel", str(slots), "--threads", str(args.threads)]
 
     def start_glia(*more):
         return Server("glia", [os.path.join(args.build, "glia"), "serve", "--port", "{port}", "--ctx", str(ctx), "--batch",
                                str(args.batch), "--gpu-layers", str(args.gpu_layers)] + common + list(more) + args.glia_args.split(),
-                      "/v1/models")
+                      "/health")
 
     def start_llama():
         return Server("llama-server", [tools["llama-server"], "--host", "127.0.0.1", "--port", "{port}", "--ctx-size",
@@ -411,58 +420,55 @@ def bench_serving(args, tools):
             name, row["glia"], "-" if row["llama"] is None else "%.2f" % row["llama"], unit,
             "-" if ratio is None else "%.3f (%.3f..%.3f)" % ratio))
 
-    def start_both(i):
-        """Start-up of each, stopped again, but for the last pair."""
-        def one(start):
-            s = start()
-            seconds, rss = s.start_s, s.peak_mib("VmRSS")
-            if i == args.rounds - 1:
-                servers[s.name] = s
-            else:
-                s.stop()
-            return seconds, rss
-        return one
+    def start(name, i):
+        """Start-up, stopped again but for the last round's."""
+        one = (start_glia if name == "glia" else start_llama)()
+        seconds, rss = one.start_s, one.peak_mib("VmRSS") or 0
+        if i == args.rounds - 1:
+            servers[name] = one
+        else:
+            one.stop()
+        return seconds, rss
 
     try:
-        pairs = paired(args.rounds, lambda i: start_both(i)(start_glia), lambda i: start_both(i)(start_llama))
-        add("start-up until ready", "s", [(a[0], b[0]) for a, b in pairs], 1.0)
-        add("resident memory when ready", "MiB", [(a[1], b[1]) for a, b in pairs if a[1] and b[1]] or [(0, None)], None,
-            note="goal: at most 50 MiB more")
-        glia, llama = servers["glia"], servers["llama-server"]
+        pairs = pairs_of(start)
+        add("start-up until ready", "s", column(pairs, 0), 1.0)
+        add("resident memory when ready", "MiB", column(pairs, 1), None, note="goal: at most 50 MiB more")
         for s in servers.values():
             burst(s, path, [chat(text_of(64), 4)])
 
-        def ask(s, text, n_out=1, **fields):
+        def ask(name, text, n_out=1, **fields):
             t0 = time.monotonic()
-            status, data = s.post(path, dict(chat(text, n_out), cache_prompt=True, **fields))
+            status, data = servers[name].post(path, dict(chat(text, n_out), cache_prompt=True, **fields))
             seconds = time.monotonic() - t0
             if status != 200:
-                s.fail("answered %d: %s" % (status, data[:300]))
+                servers[name].fail("answered %d: %s" % (status, data[:300]))
             return seconds, usage_of(data)
 
-        # a prefix of 1,000 tokens that the same server has just read: time to the one token out
-        shared = [text_of(1000) for _ in range(args.rounds)]
-        miss = paired(args.rounds, lambda i: ask(glia, shared[i] + " one")[0], lambda i: ask(llama, shared[i] + " one")[0])
-        hit = paired(args.rounds, lambda i: ask(glia, shared[i] + " two")[0], lambda i: ask(llama, shared[i] + " two")[0])
-        add("first token, 1,000 new tokens", "s", miss, 1.0)
-        add("first token, 1,000 tokens cached", "s", hit, 1.0)
+        # a long prefix that the same server has just read: time to the one token out
+        shared = [text_of(prefix * 3 // 4) for _ in range(args.rounds)]
+        miss = pairs_of(lambda s, i: ask(s, shared[i] + " one")[0])
+        hit = pairs_of(lambda s, i: ask(s, shared[i] + " two")[0])
+        add("first token of %d new tokens" % prefix, "s", miss, 1.0)
+        add("first token, %d tokens cached" % prefix, "s", hit, 1.0,
+            note="Glia: x %.1f faster than new" % statistics.median(a[0] / b[0] for a, b in zip(miss, hit)))
         # three times as many conversations as slots, each comes back once
-        talks = [text_of(400) for _ in range(3 * slots)]
+        talks = [text_of(prefix * 3 // 10) for _ in range(3 * slots)]
 
         def rounds_of(s):
             for t in talks:
                 ask(s, t)
             t0 = time.monotonic()
             cached = [ask(s, t + " and more")[1].get("prompt_tokens_details", {}).get("cached_tokens", 0) for t in talks]
-            say("%s: %d of %d conversations came back" % (s.name, sum(c > 200 for c in cached), len(talks)))
+            say("%s: %d of %d conversations came back" % (s, sum(c > prefix // 5 for c in cached), len(talks)))
             return time.monotonic() - t0
-        add("%d conversations of 400 tokens come back to %d slots" % (len(talks), slots), "s",
-            paired(1, lambda i: rounds_of(glia), lambda i: rounds_of(llama)), 1.0)
+        add("%d conversations of %d tokens come back to %d slots" % (len(talks), prefix * 4 // 10, slots), "s",
+            pairs_of(lambda s, i: rounds_of(s), 1), 1.0)
 
         # one stream generates while another client's prompt of 4,000 tokens is read
         def disturbed(s):
             out, text = {}, text_of(long * 3 // 4)  # words of the list are 1 to 2 tokens
-            stream = threading.Thread(target=lambda: out.update(at=s.times(path, chat(text_of(8), 400, True))))
+            stream = threading.Thread(target=lambda: out.update(at=servers[s].times(path, chat(text_of(8), 3 * answer_n, True))))
             stream.start()
             time.sleep(0.7)
             t0 = time.monotonic()
@@ -472,22 +478,22 @@ def bench_serving(args, tools):
             gaps = [b - a for a, b in zip(out["at"][1:], out["at"][2:]) if t0 <= b <= t1 + 0.05]
             chunk = seconds * args.batch / max(usage["prompt_tokens"], 1)
             return max(gaps or [0]), chunk, usage["prompt_tokens"]
-        pairs = paired(args.rounds, lambda i: disturbed(glia), lambda i: disturbed(llama))
+        pairs = pairs_of(lambda s, i: disturbed(s))
         n = int(statistics.median(a[2] for a, _ in pairs))
-        add("longest pause of a stream while %d tokens are read" % n, "s", [(a[0], b[0]) for a, b in pairs], 1.0,
-            note="of one chunk of %d tokens: Glia %.2f, llama-server %.2f (goal ≤ 1 and a token)" % (
-                args.batch, statistics.median(a[0] / a[1] for a, _ in pairs), statistics.median(b[0] / b[1] for _, b in pairs)))
+        add("longest pause of a stream while %d tokens are read" % n, "s", column(pairs, 0), 1.0,
+            note="Glia: %.2f of the time of one chunk of %d tokens (goal: 1 and a token)" % (
+                statistics.median(a[0] / a[1] for a, _ in pairs), args.batch))
 
         # what guessing saves, in Glia alone: a text that repeats itself, and one that the client knows beforehand
         def speed(text, **fields):
-            seconds, usage = ask(glia, text, 128, **fields)
+            seconds, usage = ask("glia", text, answer_n, **fields)
             return usage["completion_tokens"] / seconds
         list_of = "Repeat this list five times: " + ", ".join(random.Random(7).sample(WORDS, 12))
         pairs = paired(args.rounds, lambda i: speed(list_of, speculative="ngram"), lambda i: speed(list_of, speculative="off"))
         ratio = spread([a / b for a, b in pairs])
         rows.append(dict(name="guessing from the text (n-gram), against off", unit="tokens/s", goal=1.0, ratio=ratio, note="Glia alone",
                          glia=statistics.median(a for a, _ in pairs), llama=None))
-        answer = json.loads(glia.post(path, chat(list_of, 128))[1])["choices"][0]["message"]["content"]
+        answer = json.loads(servers["glia"].post(path, chat(list_of, answer_n))[1])["choices"][0]["message"]["content"]
         known = dict(prediction={"type": "content", "content": answer}, speculative={"method": "ngram", "max_tokens": 16})
         pairs = paired(args.rounds, lambda i: speed(list_of, **known), lambda i: speed(list_of, speculative="off"))
         rows.append(dict(name="guessing from a prediction that is right, against off", unit="tokens/s", goal=1.0,
@@ -495,7 +501,7 @@ def bench_serving(args, tools):
                          glia=statistics.median(a for a, _ in pairs)))
         for r in rows[-2:]:
             say("%s: x %.2f (%.2f..%.2f)" % (r["name"], *r["ratio"]))
-        add("resident memory after all this", "MiB", [(glia.peak_mib("VmRSS"), llama.peak_mib("VmRSS"))], None,
+        add("resident memory after all this", "MiB", pairs_of(lambda s, i: servers[s].peak_mib("VmRSS") or 0, 1), None,
             note="goal: at most 50 MiB more")
     finally:
         for s in servers.values():
@@ -570,7 +576,7 @@ def report(args, results, load):
         out += ["", "prefill: prompts of about %d tokens, all different, one token out.  decode: whole answers of %d "
                 "tokens, prompts of about 40." % (args.prefill, args.decode), ""]
     if "serving" in results:
-        out += ["## Serving, prompt caches on (4 slots of 4,608 tokens; ratio above 1: Glia is better)", "",
+        out += ["## Serving, prompt caches on (4 slots of 4,608 tokens, --quick: 2 of 2,048; ratio above 1: Glia is better)", "",
                 "| what | unit | Glia | llama-server | ratio | goal met | |", "|---|---|---|---|---|---|---|"]
         for r in results["serving"]:
             good = "" if r["goal"] is None or r["ratio"] is None else mark(r["ratio"][0] >= r["goal"])
@@ -636,6 +642,7 @@ def main():
     ap.add_argument("--layer", type=int, default=5, help="the one layer of the one-layer capture")
     ap.add_argument("--rounds", type=int, default=5)
     ap.add_argument("--only", default="servers,serving,tap,capture,engine", help="which comparisons")
+    ap.add_argument("--alone", action="store_true", help="serving: Glia only")
     ap.add_argument("--quick", action="store_true", help="3 rounds of short runs: to see that it works")
     ap.add_argument("--glia-args", default="", help="more options for glia serve")
     ap.add_argument("--llama-args", default="", help="more options for llama-server")
@@ -653,7 +660,7 @@ def main():
     if os.getloadavg()[0] > 0.5:
         say("note: other work runs on this machine (load %s); the ratios will scatter" % load)
     results, tools = {}, {}
-    if args.only & {"servers", "serving", "engine"}:
+    if args.only & {"servers", "engine"} or ("serving" in args.only and not args.alone):
         tools = build_tools(args)
         version = subprocess.run([tools["llama-server"], "--version"], capture_output=True, text=True)
         found = re.search(r"version: (.*)", version.stdout + version.stderr)
@@ -679,7 +686,7 @@ def main():
         for s in servers.values():
             s.stop()
     if "serving" in args.only:
-        results["serving"] = bench_serving(args, tools)
+        results["serving"] = bench_serving(args, None if args.alone else tools)
     if "tap" in args.only:
         results["tap"] = bench_tap(args)
     text = report(args, results, load)
