@@ -29,6 +29,13 @@ def resident(pid):
         return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
 
 
+def cpu(pid):
+    """Seconds of processor time that the server has used: on a busy machine its ratio says more than the clock's."""
+    with open("/proc/%d/stat" % pid) as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def plain(port, pieces):
     t = time.monotonic()
     for i in range(0, len(pieces), 64):
@@ -71,20 +78,25 @@ def main():
             port = int(open(port_file).read())
             plain(port, pieces[:2])
             harvest(port, pieces[:2], a.points)
-            memory, ratios, rates = [resident(server.pid)], [], []
+            memory, ratios, work, rates = [resident(server.pid)], [], [], []
             for i in range(a.rounds):
-                one, two = (lambda: plain(port, pieces)), (lambda: harvest(port, pieces, a.points))
-                if i % 2:
-                    s, (h, size) = one(), two()
-                else:
-                    (h, size), s = two(), one()
+                used = {}
+                for what in ("plain", "harvest") if i % 2 else ("harvest", "plain"):
+                    before = cpu(server.pid)
+                    if what == "plain":
+                        s = plain(port, pieces)
+                    else:
+                        h, size = harvest(port, pieces, a.points)
+                    used[what] = cpu(server.pid) - before
                 ratios.append(s / h)
+                work.append(used["plain"] / used["harvest"])
                 rates.append((len(pieces) * a.piece / s, len(pieces) * a.piece / h, size / h / 1e6))
                 memory.append(resident(server.pid))
                 print("round %d: plain %.0f tokens/s, harvest %.0f tokens/s, %.1f MB/s written" % ((i + 1,) + rates[-1]),
                       file=sys.stderr)
             print("%s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
                   (a.points, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
+            print("by processor time of the server: %.3f (%.3f..%.3f)" % (statistics.median(work), min(work), max(work)))
             print("resident MiB at the start and after each round: " + " ".join("%.0f" % m for m in memory))
         finally:
             server.terminate()

@@ -1,10 +1,13 @@
 /* tests/unit/test_base.c — errors, buffers, UTF-8, allocation faults. */
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/io.h"
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "support.h"
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static void every_status_has_a_wire_form(void **s) {
     (void)s;
@@ -106,11 +109,40 @@ static void points_have_names_and_meanings(void **s) {
     assert_true(glia_point_has_layer(GLIA_POINT_RESID_POST));
 }
 
+/* What is handed to another process can be neither changed nor resized, by nobody. */
+static void sealed_memory_stays_as_it_is(void **s) {
+    (void)s;
+    int fd = glia_io_memory("test");
+    assert_true(fd >= 0);
+    assert_true(glia_io_write(fd, "rows", 4));
+    assert_true(glia_io_seal(fd));
+    assert_false(glia_io_write(fd, "more", 4));
+    assert_int_equal(pwrite(fd, "x", 1, 0), -1);
+    assert_int_equal(ftruncate(fd, 1), -1);
+    void *p = glia_io_map(fd, 4);
+    assert_non_null(p);
+    assert_memory_equal(p, "rows", 4);
+    assert_int_equal(munmap(p, 4), 0);
+    close(fd);
+    for (long n = 1; n <= 3; n++) { /* memory, write, seal: each can fail, once */
+        glia_fault_arm_io(n);
+        fd = glia_io_memory("test");
+        assert_int_equal(fd < 0, n == 1);
+        if (fd >= 0) {
+            assert_int_equal(glia_io_write(fd, "rows", 4), n != 2);
+            assert_int_equal(glia_io_seal(fd), n != 3);
+            close(fd);
+        }
+        assert_true(glia_fault_io_fired());
+    }
+    glia_fault_arm_io(0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_status_has_a_wire_form),   cmocka_unit_test(messages_are_one_printable_line),
         cmocka_unit_test(utf8_follows_rfc_3629),          cmocka_unit_test(buffer_remembers_a_failed_append),
-        cmocka_unit_test(points_have_names_and_meanings),
+        cmocka_unit_test(points_have_names_and_meanings), cmocka_unit_test(sealed_memory_stays_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
