@@ -39,6 +39,9 @@ glia_status glia_encoder_new(glia_encoder **out, glia_model *m, glia_err *err) {
     c.pooling_type = m->info.pooling == GLIA_POOL_CLS    ? LLAMA_POOLING_TYPE_CLS
                      : m->info.pooling == GLIA_POOL_LAST ? LLAMA_POOLING_TYPE_LAST
                                                          : LLAMA_POOLING_TYPE_MEAN;
+    c.flash_attn_type = m->params.flash == GLIA_FLASH_ON    ? LLAMA_FLASH_ATTN_TYPE_ENABLED
+                        : m->params.flash == GLIA_FLASH_OFF ? LLAMA_FLASH_ATTN_TYPE_DISABLED
+                                                            : LLAMA_FLASH_ATTN_TYPE_AUTO; /* rounds K and V to half precision */
     c.no_perf = true;
     c.abort_callback = on_abort, c.abort_callback_data = e;
     e->ctx = glia_bridge_context(m->lm, &c, &why);

@@ -29,7 +29,7 @@ import weights                                                      # noqa: E402
 CAUSAL = ("llama", "qwen3", "gemma2", "gpt2")
 TEXTS = ("The sky is blue.", "A", "Why do cats sleep all day, and dogs at night?")
 N_LAYER, N_EMBD, N_FF, N_CTX = 3, 64, 128, 256
-POOLINGS = {"encoder-bert": ("mean", 1), "encoder-bert-cls": ("cls", 2)}   # llama.cpp's numbers
+POOLINGS = {"encoder-bert": ("mean", 1), "encoder-bert-cls": ("cls", 2), "encoder-nomic": ("mean", 1)}   # llama.cpp's numbers
 
 # transformers' parameter: (GGUF tensor, shape, m, base); see mktiny.py
 PARAMETERS = {
@@ -49,30 +49,50 @@ for _hf, _gguf in (("attention.output.LayerNorm", "attn_output_norm"), ("output.
     PARAMETERS["encoder.layer.*.%s.weight" % _hf] = ("blk.*.%s.weight" % _gguf, [N_EMBD], 64, 1.0)
     PARAMETERS["encoder.layer.*.%s.bias" % _hf] = ("blk.*.%s.bias" % _gguf, [N_EMBD], 64, 0.0)
 
+NOMIC = {name: entry for name, entry in PARAMETERS.items() if name.startswith("embeddings.") and "position" not in name}
+for _hf, _gguf, _rows, _cols in (("self_attn.q_proj", "attn_q", N_EMBD, N_EMBD), ("self_attn.k_proj", "attn_k", N_EMBD, N_EMBD),
+                                 ("self_attn.v_proj", "attn_v", N_EMBD, N_EMBD), ("self_attn.o_proj", "attn_output", N_EMBD, N_EMBD),
+                                 ("mlp.gate_proj", "ffn_gate", N_FF, N_EMBD), ("mlp.up_proj", "ffn_up", N_FF, N_EMBD),
+                                 ("mlp.down_proj", "ffn_down", N_EMBD, N_FF)):
+    NOMIC["layers.*.%s.weight" % _hf] = ("blk.*.%s.weight" % _gguf, [_rows, _cols], 67, 0.0)
+for _hf, _gguf in (("post_attention_layernorm", "attn_output_norm"), ("post_mlp_layernorm", "layer_output_norm")):
+    NOMIC["layers.*.%s.weight" % _hf] = ("blk.*.%s.weight" % _gguf, [N_EMBD], 64, 1.0)
+    NOMIC["layers.*.%s.bias" % _hf] = ("blk.*.%s.bias" % _gguf, [N_EMBD], 64, 0.0)
+
+
+def is_nomic(family):
+    return family == "encoder-nomic"
+
 
 def write_recipe(family, number):
+    parameters, arch = (NOMIC, "nomic-bert") if is_nomic(family) else (PARAMETERS, "bert")
     keys = [["bert.block_count", "UINT32", N_LAYER], ["bert.context_length", "UINT32", N_CTX],
             ["bert.embedding_length", "UINT32", N_EMBD], ["bert.feed_forward_length", "UINT32", N_FF],
             ["bert.attention.head_count", "UINT32", 4], ["bert.attention.layer_norm_epsilon", "FLOAT32", float(np.float32(1e-12))],
             ["bert.attention.causal", "BOOL", False], ["bert.pooling_type", "UINT32", number],
             ["tokenizer.ggml.token_type_count", "UINT32", 2]]
-    w = {name: [shape, m, base, ""] for name, (_, shape, m, base) in PARAMETERS.items()}
+    keys = [[key.replace("bert.", arch + ".", 1) if key.startswith("bert.") else key, kind, value] for key, kind, value in keys]
+    if is_nomic(family):
+        keys.append(["nomic-bert.rope.freq_base", "FLOAT32", 1000.0])
+    w = {name: [shape, m, base, ""] for name, (_, shape, m, base) in parameters.items()}
     t = {}
-    for name, (tensor, shape, _, _) in PARAMETERS.items():
+    for name, (tensor, shape, _, _) in parameters.items():
         ne = shape[::-1]
         strides = [[shape[0], 1]] if len(shape) == 1 else [[shape[0], shape[1]], [shape[1], 1]]
         t[tensor] = [ne, "", [[name, [0], strides]]]
-    recipe = {"family": family, "arch": "bert", "seed": 5, "n_layer": N_LAYER, "keys": keys, "weights": w, "tensors": t}
+    recipe = {"family": family, "arch": arch, "seed": 5, "n_layer": N_LAYER, "keys": keys, "weights": w, "tensors": t}
     path = Path(mktiny.RECIPES) / (family + ".json")
     path.write_text(json.dumps(recipe, separators=(", ", ": ")) + "\n")
 
 
 def encoder(family):
-    config = transformers.BertConfig(vocab_size=mktiny.N_VOCAB, hidden_size=N_EMBD, num_hidden_layers=N_LAYER,
-                                     num_attention_heads=4, intermediate_size=N_FF, hidden_act="gelu",
-                                     max_position_embeddings=N_CTX, type_vocab_size=2, layer_norm_eps=1e-12,
-                                     attn_implementation="eager")
-    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    common = dict(vocab_size=mktiny.N_VOCAB, hidden_size=N_EMBD, num_hidden_layers=N_LAYER, num_attention_heads=4,
+                  intermediate_size=N_FF, max_position_embeddings=N_CTX, type_vocab_size=2, layer_norm_eps=1e-12,
+                  attn_implementation="eager")
+    if is_nomic(family):
+        model = transformers.NomicBertModel(transformers.NomicBertConfig(**common), add_pooling_layer=False).eval()
+    else:
+        model = transformers.BertModel(transformers.BertConfig(hidden_act="gelu", **common), add_pooling_layer=False).eval()
     state = {name: torch.tensor(np.array(mktiny.hf_weight(family, name)).reshape(entry[0]))
              for name, entry in mktiny.hf_parameters(family).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
