@@ -47,7 +47,7 @@ def main():
             subprocess.run(["xdotool"] + [str(w) for w in words], env=env)
 
         source = "".join(open(os.path.join(CLIENT, "NeuroScope-%s.st" % p)).read() for p in
-                         ("Platform-Squeak", "LMStudio", "Core", "Hooks", "Analysis", "Visual", "Morphic")) + SCENE
+                         ("Platform-Squeak", "Wire", "LMStudio", "Core", "Hooks", "Analysis", "Visual", "Morphic")) + SCENE
         for name, text in (("bundle.st", source), ("boot.st", BOOT)):
             with open(os.path.join(work, name), "w") as f:
                 f.write(text.replace("\n", "\r"))

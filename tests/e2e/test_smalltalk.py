@@ -27,7 +27,7 @@ FOLDER = os.environ.get("GLIA_SMALLTALK_DIR") or os.path.join(
     os.environ.get("GLIA_DEPS_DIR", os.path.join(ROOT, ".deps")), "smalltalk")
 RUN = os.path.join(ROOT, "tools", "smalltalk_env.sh")
 LIMIT_S = 300
-PACKAGES = ["LMStudio", "Core", "Hooks", "Analysis", "Visual", "Tests"]
+PACKAGES = ["Wire", "LMStudio", "Core", "Hooks", "Analysis", "Visual", "Tests"]
 DIALECTS = {"gst": ["Platform-GNU"] + PACKAGES, "squeak": ["Platform-Squeak"] + PACKAGES[:-1] + ["Morphic", "MiniSUnit", "Tests"]}
 ALIAS = "llama-3.1-8b"
 
@@ -410,10 +410,10 @@ class OtherDialects(unittest.TestCase):
             return done.stdout.decode()
 
     def test_pharo_parses(self):
-        self.assertEqual(self.gst(read("Platform-GNU"), read("LMStudio"), read("Platform-Pharo")), "")
+        self.assertEqual(self.gst(read("Platform-GNU"), read("Wire"), read("LMStudio"), read("Platform-Pharo")), "")
 
     def test_the_browser_is_asked_rightly(self):
-        out = self.gst(read("Platform-GNU"), read("LMStudio"), read("Core"), BROWSER, read("Platform-SqueakJS"), BROWSER_CALL)
+        out = self.gst(read("Platform-GNU"), read("Wire"), read("LMStudio"), read("Core"), BROWSER, read("Platform-SqueakJS"), BROWSER_CALL)
         self.assertEqual(out.strip(), "POST http://host:7/x/v1/tokenize text/plain; charset=x-user-defined "
                          "Accept=application/json Authorization=Bearer k Content-Type=application/json "
                          '{"text":"\\u00e9\\ud83d\\ude00"}')
