@@ -9,6 +9,7 @@
 #include "llama-context.h"
 #include "llama-ext.h"
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -166,8 +167,12 @@ template <typename F> void on_deep_stack(size_t n_input, F f) {
         return nullptr;
     };
     pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, template_stack);
-    const int rc = pthread_create(&thread, &attr, run, &t);
+    int rc = ENOMEM;
+    /* smaller where address space is short: a template that then nests too deep while it is freed is not survived */
+    for (size_t size = template_stack; rc && size >= (size_t) 8 << 20; size /= 8) {
+        pthread_attr_setstacksize(&attr, size);
+        rc = pthread_create(&thread, &attr, run, &t);
+    }
     pthread_attr_destroy(&attr);
     if (rc) {
         throw std::bad_alloc();
