@@ -27,6 +27,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         for (size_t i = 0; i < m.n_shards; i++) { /* nothing may point out of the folder */
             CHECK(m.shards[i].file[0] && m.shards[i].file[0] != '.' && !strchr(m.shards[i].file, '/'));
         }
+        const char *const others[] = {m.statistics.file, m.directions.file};
+        for (int i = 0; i < 2; i++) CHECK(others[i][0] != '.' && !strchr(others[i], '/'));
+        CHECK(m.top >= 0 && m.top <= GLIA_HARVEST_TOP_MAX);
+        CHECK(m.projection.n >= 0 && m.projection.n <= GLIA_HARVEST_PROJECTION_MAX);
         for (size_t i = 0; i < m.n_tensors; i++) CHECK((unsigned)m.tensors[i].point < GLIA_N_POINTS);
         glia_manifest_clear(&m);
     }
