@@ -194,12 +194,16 @@ static void add_path(glia_buf *b, const char *pattern) {
     else glia_buf_addf(b, "\"%s\"", pattern);
 }
 
-/* "{id}" and "{name}" of a pattern. */
-static void add_parameters(glia_buf *b, const char *pattern) {
+/* "{id}" and "{name}" of a pattern, and what a query may hold. */
+static void add_parameters(glia_buf *b, const char *pattern, bool get) {
     bool first = true;
     for (const char *at = strchr(pattern, '{'); at; at = strchr(at + 1, '{'), first = false) {
         glia_buf_addf(b, "%s{\"name\":\"%.*s\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}",
                       first ? ",\"parameters\":[" : ",", (int)strcspn(at + 1, ".}"), at + 1);
+    }
+    for (const char *const *q = get ? glia_openapi_query(pattern) : NULL; q && *q; q++, first = false) {
+        glia_buf_addf(b, "%s{\"name\":\"%s\",\"in\":\"query\",\"schema\":{\"type\":\"string\"}}",
+                      first ? ",\"parameters\":[" : ",", *q);
     }
     if (!first) glia_buf_adds(b, "]");
 }
@@ -210,7 +214,7 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
     bool post = r->method[0] == 'P';
     glia_buf_addf(b, "\"%s\":{\"summary\":", r->method[0] == 'G' ? "get" : post ? "post" : "delete");
     glia_json_add_cstr(b, r->summary);
-    add_parameters(b, r->pattern);
+    add_parameters(b, r->pattern, r->method[0] == 'G');
     if (!glia_openapi_body(r->pattern, &known)) known.body = "AnyObject";
     if (post) {
         glia_buf_addf(b,
@@ -224,8 +228,8 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
                       known.reply);
         if (known.streams) {
             static const char *const types[] = {"text/event-stream", "application/x-ndjson", "application/vnd.glia.frames",
-                                                "application/vnd.safetensors"};
-            for (size_t i = 0; i < 4; i++) glia_buf_addf(b, ",\"%s\":{}", types[i]);
+                                                "application/vnd.safetensors", "application/vnd.glia.memory"};
+            for (size_t i = 0; i < 5; i++) glia_buf_addf(b, ",\"%s\":{}", types[i]);
         }
         glia_buf_adds(b, "}");
     }
@@ -290,6 +294,7 @@ void glia_add_openapi(glia_buf *b) {
     glia_buf_adds(b, hook_schemas);
     glia_openapi_add_families(b);
     glia_openapi_add_analyses(b);
+    glia_openapi_add_runs(b);
     glia_buf_adds(b, "}}}\n");
 }
 

@@ -14,6 +14,9 @@ typedef struct glia_openapi_route {
 bool glia_openapi_body(const char *pattern, glia_openapi_route *out);
 void glia_openapi_add_families(glia_buf *b);                          /* ,"Name":{…} of each */
 void glia_openapi_add_analyses(glia_buf *b);                          /* the same: openapi_analyses.c */
+void glia_openapi_add_runs(glia_buf *b);                              /* the same: openapi_runs.c */
+/* Names of the query of a GET, ended by NULL; NULL: it takes none. */
+const char *const *glia_openapi_query(const char *pattern);
 void glia_openapi_add_row(glia_buf *b, const glia_param_row *row);    /* ,"temperature":{…} */
 
 #endif

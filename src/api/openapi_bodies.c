@@ -32,6 +32,8 @@ static const struct {
     {"/api/v1/models/unload", "UnloadModel", NULL, false},
     {"/api/v1/models/download", "DownloadModel", NULL, false},
     {"/v1/models/load", "LoadModelByPath", NULL, false},
+    {"/api/v1/harvests/{id}/cancel", "AnyObject", "Harvest", false},
+    {"/api/v1/harvests", "HarvestRequest", "Harvest", false},
     {"/api/v1/sweeps", "Sweep", NULL, false},
     {"/v1/activations/hooks", "RegisterHooks", NULL, false},
     {"/v1/analyze/attention", "AnalyzeAttention", NULL, false},
