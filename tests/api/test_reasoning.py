@@ -1,5 +1,5 @@
 """Reasoning on every family: a model whose template opens the answer with <think>.  SmolLM2 never closes it, so that all it
-says is reasoning; with reasoning switched off nothing of it is."""
+says is reasoning; with reasoning switched off nothing of it is.  And calls on every family where the template knows tools."""
 import json
 import os
 import tempfile
@@ -7,10 +7,10 @@ import unittest
 
 import harness
 from harness import ApiTest
-from test_tools import with_template
+from test_tools import HERMES, with_template
 
 harness.need(harness.MODEL)
-server = folder = None
+server = caller = folder = None
 TEMPLATE = ("{%- for m in messages %}"
             "{%- if m.role == 'assistant' and m.reasoning_content %}"
             "{{ '<|im_start|>assistant\\n<think>\\n' + m.reasoning_content + '\\n</think>\\n\\n' + m.content + '<|im_end|>\\n' }}"
@@ -22,20 +22,24 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def setUpModule():
-    global server, folder
+    global server, caller, folder
     folder = tempfile.TemporaryDirectory()
     path = os.path.join(folder.name, "thinks.gguf")
     with_template(harness.MODEL, path, TEMPLATE)
     server = harness.Server(path, ["--ctx", "256", "--parallel", "1"])
+    path = os.path.join(folder.name, "calls.gguf")
+    with_template(harness.MODEL, path, HERMES)
+    caller = harness.Server(path, ["--ctx", "512", "--parallel", "1"])
 
 
 def tearDownModule():
+    caller.stop()
     server.stop()
     folder.cleanup()
 
 
-def events(path, body):
-    _, data = server.stream(path, body)
+def events(path, body, of=None):
+    _, data = (of or server).stream(path, body)
     return [json.loads(block.split("\ndata: ")[1]) for block in data.decode().split("\n\n")[:-1]]
 
 
@@ -100,6 +104,30 @@ class Reasoning(ApiTest):
         self.assertEqual("".join(e["content"] for e in got if e["type"] == "reasoning.delta"), got[-1]["result"]["output"][0]["content"])
         _, r = server.post("/api/v1/chat", dict(body, reasoning="off"))
         self.assertEqual([o["type"] for o in r["output"]], ["message"])
+
+
+class Calls(ApiTest):
+    SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+
+    def test_a_demanded_call_is_the_same_on_every_family(self):
+        function = {"name": "weather", "parameters": self.SCHEMA}
+        _, r = caller.chat(max_tokens=60, tools=[{"type": "function", "function": function}], tool_choice="required",
+                           parallel_tool_calls=False)
+        want = json.loads(r["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+        body = {"input": "Hello", "max_output_tokens": 60, "temperature": 0, "tools": [dict(function, type="function")],
+                "tool_choice": "required", "parallel_tool_calls": False}
+        _, r = caller.post("/v1/responses", body)
+        self.assertEqual([(i["type"], json.loads(i["arguments"])) for i in r["output"]], [("function_call", want)])
+        got = events("/v1/responses", body, caller)
+        self.assertEqual(json.loads("".join(e["delta"] for e in got if e["type"].endswith("arguments.delta"))), want)
+        self.assertEqual(got[-1]["response"]["output"][0]["arguments"], r["output"][0]["arguments"])
+        body = {"messages": HELLO, "max_tokens": 60, "temperature": 0, "tools": [{"name": "weather", "input_schema": self.SCHEMA}],
+                "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}
+        _, r = caller.post("/v1/messages", body)
+        self.assertEqual([(b["type"], b["input"]) for b in r["content"]], [("tool_use", want)])
+        got = events("/v1/messages", body, caller)
+        self.assertEqual(json.loads("".join(e["delta"]["partial_json"] for e in got if e["type"] == "content_block_delta")), want)
+        self.assertEqual(got[-2]["delta"]["stop_reason"], "tool_use")
 
 
 if __name__ == "__main__":
