@@ -126,6 +126,17 @@ done:
     return st;
 }
 
+static glia_status read_system(yyjson_val *root, glia_talk *t, glia_err *err) {
+    yyjson_val *system = glia_json_get(root, "system");
+    glia_buf text = {0};
+    if (!system) return GLIA_OK;
+    glia_status st = glia_talk_text(system, "system", text_types, &text, err);
+    if (!st && text.n) glia_talk_say(t, "system", text.p, text.n);
+    if (text.failed) t->out->failed = true;
+    glia_buf_clear(&text);
+    return st;
+}
+
 /* A last message of the assistant's text is the beginning of the answer, not a turn of its own. */
 static bool is_begun(yyjson_val *list) {
     yyjson_val *last = yyjson_arr_get_last(list), *content = glia_json_get(last, "content"), *block;
@@ -164,6 +175,7 @@ static glia_status read_messages(glia_job *j, yyjson_val *root, glia_err *err) {
     if (!yyjson_arr_size(list))
         return glia_fail_at(err, GLIA_EINVAL, "messages", "messages is empty: give at least one");
     glia_talk t = {.out = &j->turn.messages};
+    if ((st = read_system(root, &t, err))) return st;
     for (yyjson_arr_iter_init(list, &it); !st && (message = yyjson_arr_iter_next(&it)); i++) {
         char path[48];
         (void)snprintf(path, sizeof path, "messages[%zu]", i);
@@ -171,21 +183,6 @@ static glia_status read_messages(glia_job *j, yyjson_val *root, glia_err *err) {
         st = read_message(&t, message, path, err);
     }
     glia_talk_end(&t);
-    return st;
-}
-
-static glia_status read_system(yyjson_val *root, glia_buf *out, glia_err *err) {
-    yyjson_val *system = glia_json_get(root, "system");
-    glia_buf text = {0};
-    if (!system) return GLIA_OK;
-    glia_status st = glia_talk_text(system, "system", text_types, &text, err);
-    if (!st && text.n) {
-        glia_buf_adds(out, "{\"role\":\"system\",\"content\":");
-        glia_json_add_str(out, text.p, text.n);
-        glia_buf_adds(out, "},");
-    }
-    if (text.failed) out->failed = true;
-    glia_buf_clear(&text);
     return st;
 }
 
@@ -327,7 +324,7 @@ static glia_status read_any(glia_job *j, yyjson_val *root, bool count, glia_buf 
     glia_status st = check_fields(root, count, err);
     if (st) return st;
     glia_buf_adds(out, "{\"messages\":[");
-    if ((st = read_system(root, out, err)) || (st = read_messages(j, root, err))) return st;
+    if ((st = read_messages(j, root, err))) return st;
     glia_buf_add(out, j->turn.messages.p, j->turn.messages.n);
     glia_buf_adds(out, "]");
     if ((st = read_tools(root, out, err)) || (st = read_thinking(root, out, err))) return st;

@@ -366,18 +366,31 @@ static glia_status check_fields(glia_job *j, yyjson_val *root, glia_err *err) {
     return glia_history_messages(j->app->history, previous, &j->turn.messages, err);
 }
 
+/* Instructions first; with what the system says at the beginning they are one message, as many templates demand. */
+static void add_conversation(glia_buf *out, const char *instructions, const glia_buf *messages) {
+    static const char lead[] = "{\"role\":\"system\",\"content\":\"";
+    size_t skip = 0;
+    if (instructions) {
+        glia_buf_add(out, lead, sizeof lead - 2);
+        glia_json_add_cstr(out, instructions);
+        if (messages->n > sizeof lead && !memcmp(messages->p, lead, sizeof lead - 1)) {
+            out->n -= out->n > 0; /* its closing quote */
+            glia_buf_adds(out, "\\n\\n");
+            skip = sizeof lead - 1;
+        } else {
+            glia_buf_adds(out, "},");
+        }
+    }
+    glia_buf_add(out, messages->p + skip, messages->n - skip);
+}
+
 static glia_status read_body(glia_job *j, yyjson_val *root, glia_buf *out, glia_err *err) {
     const char *instructions = NULL;
     glia_status st = check_fields(j, root, err);
     if (st || (st = glia_json_str(root, "", "instructions", &instructions, err))) return st;
     if ((st = read_input(j, root, err))) return st;
     glia_buf_adds(out, "{\"messages\":[");
-    if (instructions) {
-        glia_buf_adds(out, "{\"role\":\"system\",\"content\":");
-        glia_json_add_cstr(out, instructions);
-        glia_buf_adds(out, "},");
-    }
-    glia_buf_add(out, j->turn.messages.p, j->turn.messages.n);
+    add_conversation(out, instructions, &j->turn.messages);
     glia_buf_adds(out, "]");
     if ((st = read_tools(root, out, err)) || (st = read_format(root, out, err))) return st;
     if ((st = read_reasoning_field(root, out, err)) || (st = read_include(root, out, err))) return st;

@@ -23,6 +23,7 @@ static void add_text(glia_buf *out, const glia_buf *b) {
 
 void glia_talk_flush(glia_talk *t) {
     if (!t->answering) return;
+    t->preface = false;
     comma(t->out);
     glia_buf_adds(t->out, "{\"role\":\"assistant\",\"content\":");
     add_text(t->out, &t->text);
@@ -50,8 +51,21 @@ void glia_talk_end(glia_talk *t) {
 
 void glia_talk_say(glia_talk *t, const char *role, const char *text, size_t n) {
     glia_talk_flush(t);
+    bool system = !strcmp(role, "system") || !strcmp(role, "developer");
+    if (system && t->preface && t->out->n > 2) {
+        t->out->n -= 2; /* its quote and brace */
+        glia_buf_adds(t->out, "\\n\\n");
+        glia_buf more = {0};
+        glia_json_add_str(&more, text ? text : "", n);
+        if (more.failed) t->out->failed = true;
+        else glia_buf_add(t->out, more.p + 1, more.n - 1); /* goes on within the quotes */
+        glia_buf_clear(&more);
+        glia_buf_adds(t->out, "}");
+        return;
+    }
+    t->preface = system && !t->out->n;
     comma(t->out);
-    glia_buf_addf(t->out, "{\"role\":\"%s\",\"content\":", role);
+    glia_buf_addf(t->out, "{\"role\":\"%s\",\"content\":", system ? "system" : role);
     glia_json_add_str(t->out, text ? text : "", n);
     glia_buf_adds(t->out, "}");
 }
@@ -82,6 +96,7 @@ void glia_talk_call(glia_talk *t, const char *id, const char *name, const char *
 
 void glia_talk_result(glia_talk *t, const char *id, const char *text, size_t n) {
     glia_talk_flush(t);
+    t->preface = false;
     comma(t->out);
     glia_buf_adds(t->out, "{\"role\":\"tool\",\"tool_call_id\":");
     glia_json_add_cstr(t->out, id);

@@ -8,11 +8,14 @@
  * message of the assistant.  Failures show in out. */
 typedef struct glia_talk {
     glia_buf *out;
+    bool preface;   /* all that out holds is one message of the system, written here */
     bool answering; /* a message of the assistant is being gathered */
     glia_buf text, thought, calls;
 } glia_talk;
 
-void glia_talk_say(glia_talk *t, const char *role, const char *text, size_t n); /* any role but assistant and tool */
+/* Any role but assistant and tool.  What the system says before anything else becomes one message: many templates take
+ * only one. */
+void glia_talk_say(glia_talk *t, const char *role, const char *text, size_t n);
 void glia_talk_answer(glia_talk *t, const char *text, size_t n); /* more text of the assistant's message */
 void glia_talk_think(glia_talk *t, const char *text, size_t n);
 void glia_talk_call(glia_talk *t, const char *id, const char *name, const char *args);

@@ -77,10 +77,23 @@ static void blocks_and_items_become_messages(void **state) {
             "\"{\\\"n\\\":1}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"x\",\"content\":\"r\"},{\"role\":\"user\",\"content\":"
             "\"c\"}],\"max_tokens\":4");
     becomes(&glia_responses, response,
-            "{\"messages\":[{\"role\":\"system\",\"content\":\"i\"},{\"role\":\"system\",\"content\":\"old\"},{\"role\":\"user\","
+            "{\"messages\":[{\"role\":\"system\",\"content\":\"i\\n\\nold\"},{\"role\":\"user\","
             "\"content\":\"u\"},{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\",\"tool_calls\":[{"
             "\"id\":\"x\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},{\"role\":\"tool\","
             "\"tool_call_id\":\"x\",\"content\":\"r\"}],\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]");
+}
+
+static void what_the_system_says_first_is_one_message(void **state) {
+    (void)state;
+    becomes(&glia_messages,
+            "{\"max_tokens\":4,\"system\":\"a \\\"b\\\"\",\"messages\":[{\"role\":\"system\",\"content\":\"c\"},{\"role\":\"user\","
+            "\"content\":\"d\"},{\"role\":\"system\",\"content\":\"e\"}]}",
+            "{\"messages\":[{\"role\":\"system\",\"content\":\"a \\\"b\\\"\\n\\nc\"},{\"role\":\"user\",\"content\":\"d\"},"
+            "{\"role\":\"system\",\"content\":\"e\"}]");
+    becomes(&glia_responses,
+            "{\"input\":[{\"role\":\"developer\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"\"},{\"role\":\"user\","
+            "\"content\":\"d\"}]}",
+            "{\"messages\":[{\"role\":\"system\",\"content\":\"a\\n\\n\"},{\"role\":\"user\",\"content\":\"d\"}]");
 }
 
 static void a_new_system_prompt_replaces_the_old_one(void **state) {
@@ -143,6 +156,7 @@ static void no_failed_allocation_is_passed_over(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_and_items_become_messages),
+        cmocka_unit_test(what_the_system_says_first_is_one_message),
         cmocka_unit_test(a_new_system_prompt_replaces_the_old_one),
         cmocka_unit_test(names_are_the_clients),
         cmocka_unit_test(no_failed_allocation_is_passed_over),
