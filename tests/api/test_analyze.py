@@ -79,6 +79,20 @@ class Attention(ApiTest):
             want = sum(a[q][q - 1] for q in range(1, n)) / (n - 1)
             self.assertAlmostEqual(h["metadata"]["scores"]["previous_token"]["score"], want, places=5)
 
+    def test_token_attributions_are_the_attention_rollout(self):
+        reply = self.analyze(probes=0)
+        _, chat = server.post("/v1/completions", {
+            "prompt": PROMPT, "max_tokens": 0, "activation_hooks": [{"layer": "*", "component": "attn_probs"}]})
+        n, entries = len(PROMPT), {e["layer"]: e for key in chat["activations"] for e in chat["activations"][key]}
+        roll = [[float(i == k) for k in range(n)] for i in range(n)]
+        for layer in sorted(entries):  # R <- (A / 2 + I / 2) R
+            heads = entries[layer]["data"][0]
+            mean = [[sum(h[q][k] for h in heads) / len(heads) for k in range(n)] for q in range(n)]
+            roll = [[0.5 * sum(mean[q][j] * roll[j][k] for j in range(n)) + 0.5 * roll[q][k] for k in range(n)] for q in range(n)]
+        total = sum(roll[-1])
+        for t, want in zip(reply["token_attributions"], roll[-1]):
+            self.assertAlmostEqual(t["score"], want / total, places=5)
+
     def test_wrong_requests_name_the_field(self):
         for fields, status, param in (({"prompt": None}, 400, "prompt"), ({"prompt": "a"}, 400, "prompt"),
                                       ({"layers": [3]}, 400, "layers[0]"), ({"layers": ["nowhere.1"]}, 400, "layers[0]"),
