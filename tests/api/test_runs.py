@@ -363,10 +363,14 @@ class Stored(ApiTest):
         deadline = time.monotonic() + 30
         while server.get("/health")[1]["capture_memory"]["held_bytes"] and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(0.3)
-        folders = [f for f in os.listdir(os.path.join(folder.name, "store")) if f.startswith("run-")]
-        listed = [x["id"] for x in server.get("/api/v1/runs?limit=1000")[1]["data"]]
-        self.assertEqual(sorted(folders), sorted(f for f in listed if f in folders))
+        while time.monotonic() < deadline:  # what was under way when its client left is written, then deleted
+            folders = {f for f in os.listdir(os.path.join(folder.name, "store")) if f.startswith("run-")}
+            listed = {x["id"] for x in server.get("/api/v1/runs?limit=1000")[1]["data"] if x["folder"].startswith(
+                os.path.join(folder.name, "store"))}
+            if folders == listed:
+                break
+            time.sleep(0.05)
+        self.assertEqual(folders, listed)
         self.assertLessEqual(server.get("/api/v1/runs")[1]["usage"]["runs"] - before, 5)
 
 

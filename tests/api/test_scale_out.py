@@ -55,7 +55,7 @@ class ScaleOut(unittest.TestCase):
     def go(self, out, *more):
         urls = ",".join("http://127.0.0.1:%d" % s.port for s in self.servers)
         return subprocess.run([sys.executable, SCRIPT, "--servers", urls, "--data", self.data, "--out",
-                               os.path.join(self.dir.name, out), "--points", "resid_post@1", "--slices", "5"] + list(more),
+                               os.path.join(self.dir.name, out), "--points", "resid_post@1", "--slices", "5", "--poll", "0.1"] + list(more),
                               capture_output=True, text=True, timeout=240)
 
     def check(self, out):

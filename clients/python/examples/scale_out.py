@@ -109,6 +109,7 @@ def main():
         p.add_argument(flag, required=True)
     p.add_argument("--slices", type=int)
     p.add_argument("--executor", choices=sorted(EXECUTORS), default="processes")
+    p.add_argument("--poll", type=float, default=1.0, metavar="SECONDS", help="how often a server is asked (1)")
     p.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="fields of the harvest, e.g. window=1024")
     a = p.parse_args()
     settings = {}
@@ -120,7 +121,7 @@ def main():
             settings[name] = value
     try:
         index = run(a.servers.split(","), os.path.abspath(a.data), os.path.abspath(a.out), a.points, a.slices, a.executor,
-                    settings, os.environ.get("GLIA_API_KEY"))
+                    settings, os.environ.get("GLIA_API_KEY"), a.poll)
     except (RuntimeError, OSError) as e:
         sys.exit("scale_out: %s" % e)
     print("%d parts, %d rows, %d tokens in %s" % (len(index["parts"]), index["rows"], index["tokens"], a.out))
