@@ -16,6 +16,7 @@ static const char *const format_choices[] = {"text", "json", NULL};
 
 void cli_options_init(cli_options *o) {
     *o = (cli_options){.port = -1,
+                       .jit = true,
                        .n_gpu_layers = -1,
                        .grace_s = 5,
                        .ttl_s = 3600,

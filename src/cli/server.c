@@ -30,7 +30,7 @@ static glia_status make_app(cli_server *s, const cli_options *o, glia_err *err) 
                          .capture_bytes = o->capture_bytes,
                          .models = {.aliases = o->aliases.items,
                                     .n_aliases = o->aliases.n,
-                                    .jit = !o->no_jit,
+                                    .jit = o->jit && !o->no_jit,
                                     .jit_ttl_ms = (int64_t)o->ttl_s * 1000,
                                     .budget = o->memory_budget ? o->memory_budget : default_budget(o),
                                     .max_loaded = (size_t)o->max_loaded}};

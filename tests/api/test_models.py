@@ -331,6 +331,17 @@ class ByHand(ModelsTest):
         self.assertEqual(set(self.states().values()), {"not-loaded"})
         self.check_error(self.server.get("/v1/models/tiny-llama"), 404, "model", "model_not_found")
 
+    def test_a_configuration_file_can_say_so_too(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as f:
+            f.write("jit = no\nmodels-dir = %s\nalias = other=tiny-llama\n" % self.folder)
+            f.flush()
+            server = Server(False, ["--config", f.name])
+            try:
+                status, body = server.post("/v1/completions", {"model": "other", "prompt": "a"})
+                self.assertEqual((status, body["error"]["code"]), (404, "model_not_found"), body)
+            finally:
+                server.stop()
+
     def test_load_says_what_it_did(self):
         status, body = self.load("tiny-llama")
         self.assertEqual(status, 200, body)
