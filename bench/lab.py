@@ -49,14 +49,20 @@ def dequantized(model, out):
     os.rename(out + ".part", out)
 
 
-def glia(binary, model, *args):
-    """(result, seconds of the processor)"""
+def glia(binary, model, keep, *args):
+    """(result, seconds of the processor); kept in the file `keep` for a second call."""
+    if os.path.exists(keep):
+        with open(keep) as f:
+            return json.load(f)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run([binary, "sweep", "--model", model, "--threads", "1", "--flash-attn", "off", "--cache-type", "f32", "--json",
                           "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", ANSWER, "--wrong", WRONG, *args],
                          capture_output=True, text=True, check=True, env=dict(os.environ, OMP_WAIT_POLICY="passive"))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return json.loads(out.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    got = json.loads(out.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with open(keep, "w") as f:
+        json.dump(got, f)
+    return got
 
 
 class Lens:
@@ -70,7 +76,10 @@ class Lens:
         if not os.path.exists(os.path.join(folder, "config.json")):
             hf = transformers.AutoModelForCausalLM.from_pretrained(os.path.dirname(model), gguf_file=os.path.basename(model),
                                                                    dtype=torch.float32, attn_implementation="eager")
-            hf.save_pretrained(folder)
+            del hf.config.quantization_config            # it says "gguf": the weights are plain float32 by now
+            plain = type(hf)(hf.config)
+            plain.load_state_dict(hf.state_dict())
+            plain.save_pretrained(folder)
             transformers.AutoTokenizer.from_pretrained(os.path.dirname(model), gguf_file=os.path.basename(model)).save_pretrained(folder)
         hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -123,8 +132,9 @@ def main():
     sweeps = ["--sweeps", ",".join("%s:%s" % p for p in PLACES), "--parallel", a.parallel]
     rows, results = [], {}
     for label, path in (("float32", f32), ("as it is", a.model)):
-        _, load = glia(a.glia, path, "--sweeps", "resid_pre", "--layers", "0", "--positions", "0", "--parallel", a.parallel)
-        results[label], cpu = glia(a.glia, path, *sweeps)
+        kept = os.path.join(a.work, "glia-%s-%%s.json" % label.replace(" ", "-"))
+        _, load = glia(a.glia, path, kept % "load", "--sweeps", "resid_pre", "--layers", "0", "--positions", "0", "--parallel", a.parallel)
+        results[label], cpu = glia(a.glia, path, kept % "all", *sweeps)
         n = results[label]["interventions"]
         rows.append(("Glia, %s" % label, n["run"] + n["unchanged"], cpu - load))
     r = results["float32"]
