@@ -27,6 +27,10 @@ HOOKS = [{"layer": 1, "component": "resid_post"},
          {"layer": 1, "component": "attn_probs", "hook_id": "p"},
          {"layer": 2, "component": "mlp_act", "reduce": {"op": "topk", "k": 3}, "hook_id": "top", "dtype": "bfloat16"}]
 
+OTHERS = (("/v1/messages", {"messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 5}, "message_stop"),
+          ("/v1/responses", {"input": "Hello there", "max_output_tokens": 5}, "response.incomplete"),
+          ("/api/v1/chat", {"input": "Hello there", "max_output_tokens": 5}, "chat.end"))
+
 
 def setUpModule():
     global server
@@ -160,6 +164,21 @@ class Frames(ApiTest):
         self.assertEqual((status, kind), (200, FRAMES))
         self.assertEqual(sum(f["type"] == "activation" for f in glia_frames.frames(io.BytesIO(data))), 6 * 5)
 
+    def test_other_families_stream_frames_too(self):
+        for path, own, last in OTHERS:
+            own = dict(own, temperature=0, activation_hooks=HOOKS, cache_prompt=False, model=server.model)
+            whole = json.loads(post(dict(own, activation_format={"encoding": "base64"}), "application/json", path)[2])
+            status, kind, data = post(dict(own, stream=True), FRAMES, path)
+            self.assertEqual((status, kind), (200, FRAMES), data)
+            got = list(glia_frames.frames(io.BytesIO(data)))
+            self.assertEqual([f["type"] for f in got[-2:]], [last, "end"])
+            want = {k: [raw(e) for e in v] for k, v in whole["activations"].items()}
+            have = {}
+            for f in got:
+                if f["type"] == "activation":
+                    have.setdefault(f["key"], []).append(f["payload"])
+            self.assertEqual(have, want, path)
+
 
 class Safetensors(ApiTest):
     def read(self, data):
@@ -192,6 +211,17 @@ class Safetensors(ApiTest):
                     seen.add(have["tensor"] + ".indices")
         self.assertEqual(seen, set(tensors))
         self.assertIn("m.input", tensors)
+
+    def test_other_families_answer_with_tensors_too(self):
+        for path, own, _ in OTHERS:
+            own = dict(own, temperature=0, activation_hooks=HOOKS, cache_prompt=False, model=server.model)
+            status, kind, data = post(own, SAFE, path)
+            self.assertEqual((status, kind), (200, SAFE), data)
+            tensors, reply = self.read(data)
+            want = json.loads(post(dict(own, activation_format={"encoding": "base64", "merge": True}), "application/json", path)[2])
+            for key, entries in want["activations"].items():
+                for entry, have in zip(entries, reply["activations"][key]):
+                    self.assertEqual(tensors[have["tensor"]][2], base64.b64decode(entry["data"]), path)
 
     def test_names_stay_different_whatever_the_client_calls_its_hooks(self):
         hooks = [{"layer": 1, "component": "mlp", "hook_id": "a", "capture_input": True},
