@@ -118,6 +118,10 @@ if(TARGET glia)
     endforeach()
 endif()
 
+if(TEST e2e.mutation) # some thirty programs are linked and run
+    set_tests_properties(e2e.mutation PROPERTIES TIMEOUT 900)
+endif()
+
 # -- llama.cpp's generator of tiny models of every architecture: its own test program, built from the fetched source
 if(TARGET glia AND NOT GLIA_SANITIZE AND NOT GLIA_FUZZ AND EXISTS "${GLIA_LLAMA_SRC}/tests/test-llama-archs.cpp")
     add_executable(llama_archs "${GLIA_LLAMA_SRC}/tests/test-llama-archs.cpp")
