@@ -35,19 +35,21 @@ static uint32_t digits_of(float x, int *e) {
     shorter = (uint32_t)(s + 0.5 * (unit)) / (unit) * (unit);                                                          \
     if (fabs((double)shorter - s) >= half) goto done;                                                                  \
     best = shorter;
-    DROP(10) DROP(100) DROP(1000) DROP(10000) DROP(100000) DROP(1000000) DROP(10000000) DROP(100000000)
+    DROP(10)
+    DROP(100) DROP(1000) DROP(10000) DROP(100000) DROP(1000000) DROP(10000000) DROP(100000000)
 #undef DROP
-done:
-    if (best >= 1000000000) best /= 10, k++;
+        done : if (best >= 1000000000) best /= 10,
+        k++;
     *e = k;
     return best;
 }
 
 /* Two digits at once. */
 static void put_pair(char *out, uint32_t v) {
-    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748"
-                                "49505152535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697"
-                                "9899";
+    static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748"
+        "49505152535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697"
+        "9899";
     memcpy(out, pairs + 2 * v, 2);
 }
 
@@ -126,7 +128,8 @@ void glia_base64_add(glia_buf *b, const void *bytes, size_t n) {
     (void)pthread_once(&once, fill_pairs);
     char *p = b->p + b->n;
     for (; n >= 6; n -= 6, s += 6, p += 8) {
-        uint32_t x = (uint32_t)s[0] << 16 | (uint32_t)s[1] << 8 | s[2], y = (uint32_t)s[3] << 16 | (uint32_t)s[4] << 8 | s[5];
+        uint32_t x = (uint32_t)s[0] << 16 | (uint32_t)s[1] << 8 | s[2],
+                 y = (uint32_t)s[3] << 16 | (uint32_t)s[4] << 8 | s[5];
         memcpy(p, pairs64[x >> 12], 2), memcpy(p + 2, pairs64[x & 4095], 2);
         memcpy(p + 4, pairs64[y >> 12], 2), memcpy(p + 6, pairs64[y & 4095], 2);
     }

@@ -36,7 +36,8 @@ void glia_openapi_add_runs(glia_buf *b) {
 }
 
 const char *const *glia_openapi_query(const char *pattern) {
-    static const char *const slice[] = {"rows", "positions", "document", "offsets", "heads", "channels", "format", NULL};
+    static const char *const slice[] = {"rows",  "positions", "document", "offsets",
+                                        "heads", "channels",  "format",   NULL};
     static const char *const list[] = {"kind", "limit", "after", NULL};
     if (!strcmp(pattern, "/api/v1/runs/{id}/tensors/{name}")) return slice;
     return !strcmp(pattern, "/api/v1/runs") ? list : NULL;

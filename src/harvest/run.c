@@ -62,9 +62,9 @@ typedef struct run {
     glia_manifest m;  /* the writer thread's while one is sealing: totals of what is sealed */
     glia_shard shard; /* being filled */
     glia_moments *moments;
-    glia_top *top;       /* [n]; NULL: not asked for */
-    int32_t *widths;     /* [n] of rows before a projection */
-    float **directions;  /* [n] of the projection; NULL: none */
+    glia_top *top;      /* [n]; NULL: not asked for */
+    int32_t *widths;    /* [n] of rows before a projection */
+    float **directions; /* [n] of the projection; NULL: none */
     double *scratch;
     sealing sealing;
     flight *flights; /* ring */
@@ -198,11 +198,10 @@ static glia_status same_harvest(const glia_manifest *old, const glia_manifest *n
                        : old->last_only != new->last_only                ? "other positions"
                        : old->statistics_only != new->statistics_only    ? "other settings (statistics only)"
                        : old->top != new->top                            ? "another number of largest values (top)"
-                       : old->projection.n != new->projection.n ||
-                               old->projection.seed != new->projection.seed
+                       : old->projection.n != new->projection.n || old->projection.seed != new->projection.seed
                            ? "another projection"
                        : old->n_tensors != new->n_tensors ? "other points"
-                                                                         : NULL;
+                                                          : NULL;
     for (size_t i = 0; !what && i < new->n_tensors; i++) {
         if (strcmp(old->tensors[i].name, new->tensors[i].name) != 0 || old->tensors[i].width != new->tensors[i].width) {
             what = "other points";
@@ -226,8 +225,8 @@ static void remove_strays(const run *r) {
     DIR *d = opendir(r->p->out);
     for (struct dirent *e; d && (e = readdir(d));) {
         const char *s = e->d_name[0] == '.' ? e->d_name + 1 : e->d_name;
-        bool ours =
-            !strncmp(s, "shard-", 6) || !strncmp(s, "directions.", 11) || !strncmp(s, "statistics-", 11) || !strcmp(e->d_name, ".manifest.json.part");
+        bool ours = !strncmp(s, "shard-", 6) || !strncmp(s, "directions.", 11) || !strncmp(s, "statistics-", 11) ||
+                    !strcmp(e->d_name, ".manifest.json.part");
         char path[4096];
         if (!ours || is_listed(&r->m, e->d_name)) continue;
         if (!path_in(path, sizeof path, r->p->out, e->d_name, NULL)) (void)unlink(path);
@@ -417,7 +416,8 @@ static glia_status write_statistics(sealing *s, const char *path, glia_sealed *o
         size_t entries = (size_t)s->top[i].width * (size_t)s->top[i].k;
         glia_top_sort(&s->top[i]);
         for (int k = 0; k < N_TOP && !st; k++)
-            st = glia_newfile_write(f, top_column(&s->top[i], k), entries * glia_st_dtype_bytes(top_columns[k].dtype), err);
+            st = glia_newfile_write(f, top_column(&s->top[i], k), entries * glia_st_dtype_bytes(top_columns[k].dtype),
+                                    err);
     }
     if (!st) out->bytes = glia_newfile_bytes(f);
     if (!st) st = glia_newfile_commit(f, out->sha256, err);
@@ -589,8 +589,8 @@ static void take_frames(run *r, const flight *f, const glia_event *ev) {
         if (!r->p->statistics_only) glia_shard_add(&r->shard, fr->hook, fr->data, (size_t)fr->n_rows);
         glia_moments_add(&r->moments[fr->hook], fr->data, (size_t)fr->n_rows, r->scratch);
         if (r->top)
-            glia_top_add(&r->top[fr->hook], fr->data, (size_t)fr->n_rows, f->piece.document, f->piece.offset, fr->positions,
-                         fr->token_ids);
+            glia_top_add(&r->top[fr->hook], fr->data, (size_t)fr->n_rows, f->piece.document, f->piece.offset,
+                         fr->positions, fr->token_ids);
         if (fr->hook == 0 && !r->p->statistics_only) {
             glia_shard_label(&r->shard, f->piece.document, f->piece.offset, fr->positions, fr->token_ids,
                              (size_t)fr->n_rows);

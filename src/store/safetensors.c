@@ -91,7 +91,7 @@ glia_status glia_st_header(glia_buf *b, glia_st_tensor *t, size_t n, const char 
 
 struct glia_st {
     const unsigned char *data; /* first byte behind the header */
-    uint64_t n_data, n_head; /* n_head: with the 8 bytes of its length */
+    uint64_t n_data, n_head;   /* n_head: with the 8 bytes of its length */
     yyjson_doc *doc;
     glia_st_tensor *tensors; /* by offset */
     glia_st_tensor **names;  /* the same, by name */
@@ -220,8 +220,9 @@ glia_status glia_st_parse(glia_st **out, const void *bytes, size_t n, glia_err *
     return n < 8 ? bad(err, "shorter than 8 bytes") : parse(out, bytes, n, err);
 }
 
-glia_status glia_st_read_head(glia_st **out, glia_status (*read)(void *ud, uint64_t at, void *p, size_t n, glia_err *err),
-                              void *ud, uint64_t n_file, glia_err *err) {
+glia_status glia_st_read_head(glia_st **out,
+                              glia_status (*read)(void *ud, uint64_t at, void *p, size_t n, glia_err *err), void *ud,
+                              uint64_t n_file, glia_err *err) {
     unsigned char first[8], *head = NULL;
     uint64_t length;
     *out = NULL;
