@@ -32,14 +32,22 @@ static uint32_t digits_of(float x, int *e) {
     double half = ((u & 0x7fffff) ? gap / 2 : gap / 4) * scale * (1 - 1e-6); /* below a power of two it is half of it */
     uint32_t best = (uint32_t)(s + 0.5), shorter;
 #define DROP(unit)                                                                                                     \
-    shorter = (uint32_t)(s + 0.5 * (unit)) / (unit) * (unit);                                                          \
-    if (fabs((double)shorter - s) >= half) goto done;                                                                  \
-    best = shorter;
-    DROP(10)
-    DROP(100) DROP(1000) DROP(10000) DROP(100000) DROP(1000000) DROP(10000000) DROP(100000000)
+    do {                                                                                                               \
+        shorter = (uint32_t)(s + 0.5 * (unit)) / (unit) * (unit);                                                      \
+        if (fabs((double)shorter - s) >= half) goto done;                                                              \
+        best = shorter;                                                                                                \
+    } while (0)
+    DROP(10);
+    DROP(100);
+    DROP(1000);
+    DROP(10000);
+    DROP(100000);
+    DROP(1000000);
+    DROP(10000000);
+    DROP(100000000);
 #undef DROP
-        done : if (best >= 1000000000) best /= 10,
-        k++;
+done:
+    if (best >= 1000000000) best /= 10, k++;
     *e = k;
     return best;
 }
