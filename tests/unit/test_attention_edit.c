@@ -229,7 +229,7 @@ static void caches_of_other_types_give_the_same_within_their_rounding(void **s) 
     glia_edit e = knock(to_columns, 3);
     result *r[3], *plain = NULL;
     for (int k = 0; k < 3; k++) {
-        glia_model *m = open_model_with(tiny_model("llama"), 1, 64, 64, GLIA_FLASH_ON, types[k]);
+        glia_model *m = open_model_with(tiny_model("qwen3"), 1, 64, 64, GLIA_FLASH_ON, types[k]); /* heads of 32 */
         r[k] = run(m, prompt_a, &e, 1);
         if (k == 0) plain = run(m, prompt_a, NULL, 0);
         glia_model_close(m);
