@@ -170,6 +170,22 @@ class Memory(ApiTest):
         self.assertEqual(status, 200)
         os.close(fd)
 
+    def test_descriptors_that_a_client_sends_are_not_kept(self):
+        count = lambda: len(os.listdir("/proc/%d/fd" % server.process.pid))
+        before = count()
+        with open(os.devnull) as f:
+            for _ in range(40):
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                s.settimeout(60)
+                s.connect(path)
+                socket.send_fds(s, [b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"], [f.fileno()] * 8)
+                self.assertTrue(s.recv(65536).startswith(b"HTTP/1.1 200"))
+                s.close()
+        deadline = time.monotonic() + 20
+        while count() > before + 8 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertLessEqual(count(), before + 8)
+
     def test_a_path_in_use_is_told_and_a_stale_one_taken(self):
         status, _, err = harness.run("serve", "--model", tiny(), "--listen", "unix:" + path)
         self.assertEqual((status, err.count("\n")), (1, 1))
