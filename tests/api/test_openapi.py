@@ -92,12 +92,12 @@ class Schemathesis(unittest.TestCase):
     def test_what_is_described_is_served(self):
         self.run_on(self.families(FAMILIES), 5)
 
-    def test_nothing_that_is_described_breaks_a_route(self):
+    def test_no_route_breaks(self):
         described = page()
-        only = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/api/v1/chat")
-        described["paths"] = {path: described["paths"][path] for path in only}
-        described["x-tested"] = [m for path in only for m in described["paths"][path]]
-        self.run_on(described, 3)
+        sockets = [p for p, m in described["paths"].items() if "WebSocket" in m.get("get", {}).get("summary", "")]
+        described["paths"] = {p: m for p, m in described["paths"].items() if p not in sockets and "/models" not in p}
+        described["x-tested"] = [m for methods in described["paths"].values() for m in methods]
+        self.run_on(described, 2)
 
 
 if __name__ == "__main__":
