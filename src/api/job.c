@@ -356,6 +356,8 @@ static glia_status parse_body(glia_job *j, yyjson_val *root, glia_err *err) {
     if ((st = glia_json_str(root, "", "model", &model, err))) return st;
     if ((st = glia_app_find(j->app, model, &j->model, err))) return st;
     glia_model_get_info(j->model, &j->info);
+    if (j->info.encoder)
+        return glia_fail_at(err, GLIA_EINVAL, "model", "%.120s makes vectors only: use /v1/embeddings", j->info.id);
     if ((st = glia_gen_parse(&j->gen, root, j->face->kind, j->info.n_vocab, err))) return st;
     if ((st = glia_gen_bind(&j->gen, root, j->model, err))) return st;
     if ((st = parse_hooks(j, root, err))) return st;
