@@ -50,6 +50,10 @@ static glia_status find_op(const char *s, const char *param, struct word *out, g
         *out = (struct word){known[i], (glia_edit_op)i, GLIA_SOURCE_NONE, NULL};
         if (!strcmp(s, known[i])) return GLIA_OK;
     }
+    if (!strcmp(s, "gradient_based")) {
+        return glia_fail_at(err, GLIA_EHOOK, param, "%s: gradients are not computed here; what a place does is measured by sweeps "
+                            "(POST /api/v1/sweeps)", param);
+    }
     glia_nearest(s, known, GLIA_N_EDIT_OPS + N_WORDS, hint, sizeof hint);
     return glia_fail_at(err, GLIA_EINVAL, param, "%s: \"%.40s\" is not known; the nearest are %s", param, s, hint);
 }

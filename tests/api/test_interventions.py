@@ -394,6 +394,7 @@ class Refusals(ApiTest):
         for change, status, param, says in (
                 ({"op": "ad"}, 400, "interventions[0].op", "add"),
                 ({"op": None}, 400, "interventions[0].op", "missing"),
+                ({"op": None, "type": "gradient_based"}, 422, "interventions[0].type", "gradients"),
                 ({"type": "zero_ablation"}, 400, "interventions[0].op", "two names"),
                 ({"strenght": 1}, 400, "interventions[0].strenght", "strength"),
                 ({"op": "scale"}, 400, "interventions[0].strength", "missing"),
