@@ -227,7 +227,7 @@ class Tools(ApiTest):
                 ([tool(parameters={"type": "strange"})], at + ".parameters.type"),
                 ([tool(parameters={"type": "object", "properties": {"s": {"type": "string", "minLength": 10 ** 9}}})],
                  at + ".parameters.properties.s.minLength"),
-                ([tool(parameters={"type": "object", "properties": {"s": {"type": "array", "maxItems": 10 ** 9}}})],
+                ([tool(strict=True, parameters={"type": "object", "properties": {"s": {"type": "array", "maxItems": 10 ** 9}}})],
                  at + ".parameters.properties.s.maxItems"),
                 ([tool(strict=True, parameters={"properties": {"s": {"not": {}}}})], at + ".parameters.properties.s.not"),
                 ([tool(parameters={"properties": {"p%d" % i: {} for i in range(300)}})], at + ".parameters"),
