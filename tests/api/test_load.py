@@ -63,6 +63,12 @@ def usage(s=None):
     return len(os.listdir("/proc/%d/fd" % pid)), int(status["Threads"]), int(status["VmRSS"].split()[0])
 
 
+def sanitized():
+    with open(harness.BIN, "rb") as f:
+        data = f.read()
+    return b"__asan_init" in data or b"__tsan_init" in data
+
+
 def busy():
     text = server.raw("GET", "/metrics")[2].decode()
     return [line for line in text.splitlines() if line.startswith(("glia_model_slots_busy", "glia_model_requests_waiting"))]
@@ -257,7 +263,8 @@ class Load(ApiTest):
         after = usage()
         self.until(lambda: usage()[1] <= threads)
         print("rss %.1f MiB, then %.1f MiB; %d threads" % (kib / 1024, after[2] / 1024, after[1]))
-        self.assertLess(after[2] - kib, 24 << 10)  # KiB; a leaked reply of every request would be more
+        if not sanitized():  # which keep what is freed for a while, and report what is leaked at the end
+            self.assertLess(after[2] - kib, 24 << 10)  # KiB; a leaked reply of every request would be more
 
 
 class End(ApiTest):
