@@ -3,9 +3,9 @@ another in rounds of one run.
 
     PYTHON-WITH-TORCH bench/peer_harvest.py --glia build/glia --model SmolLM2-135M.gguf [--rounds 3] [--tokens 4096]
 
-Needs torch, transformers, transformer_lens, safetensors (no part of the repository's tests).  The peers get random float32
-weights of SmolLM2-135M's shapes, since speed does not depend on them and no hub is asked; Glia gets the file.  Everybody runs the
-same token ids in pieces of 256 and writes resid_pre of all 30 layers as safetensors to the same disk."""
+Needs torch, transformers, transformer_lens (4 or newer), gguf, safetensors; no part of the repository's tests.  The peers
+compute with the file's weights as float32, Glia with the file.  Everybody runs the same token ids in pieces and writes
+resid_pre of all layers as safetensors to the same disk."""
 import argparse
 import os
 import random
@@ -18,7 +18,6 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bench_harvest  # noqa: E402
 
-SHAPE = dict(d=576, layers=30, heads=9, kv=3, mlp=1536, vocab=49152)
 BATCH = 8
 
 
@@ -32,41 +31,51 @@ def write(folder, i, tensors):
     os.remove(path)
 
 
-def transformers_peer():
+def weights(model, work):
+    """The GGUF file's weights as plain float32 in transformers' folder format."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-    s = SHAPE
-    model = LlamaForCausalLM(LlamaConfig(hidden_size=s["d"], num_hidden_layers=s["layers"], num_attention_heads=s["heads"],
-                                         num_key_value_heads=s["kv"], intermediate_size=s["mlp"], vocab_size=s["vocab"],
-                                         max_position_embeddings=2048, tie_word_embeddings=True)).eval()
+    import transformers
+    folder, base = os.path.join(work, "hf"), (os.path.dirname(model), os.path.basename(model))
+    hf = transformers.AutoModelForCausalLM.from_pretrained(base[0], gguf_file=base[1], dtype=torch.float32)
+    del hf.config.quantization_config
+    plain = type(hf)(hf.config)
+    plain.load_state_dict(hf.state_dict())
+    plain.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base[0], gguf_file=base[1]).save_pretrained(folder)
+    return folder
+
+
+def transformers_peer(folder):
+    import torch
+    import transformers
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     held = {}
     for i, layer in enumerate(model.model.layers):
         layer.register_forward_pre_hook(lambda m, args, kwargs, i=i: held.__setitem__(
             "resid_pre.%d" % i, (args[0] if args else kwargs["hidden_states"]).detach().flatten(0, 1)), with_kwargs=True)
 
-    def run(pieces, folder):
+    def run(pieces, out):
         with torch.inference_mode():
             for k in range(0, len(pieces), BATCH):
-                model.model(torch.tensor(pieces[k:k + BATCH]))  # without the output matrix, as a harvest
-                write(folder, k, held)
+                model.model(torch.tensor(pieces[k:k + BATCH]), use_cache=False)  # without the output matrix, as a harvest
+                write(out, k, held)
     return run
 
 
-def lens_peer():
+def lens_peer(folder):
     import torch
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    s = SHAPE
-    model = HookedTransformer(HookedTransformerConfig(
-        d_model=s["d"], n_layers=s["layers"], n_heads=s["heads"], n_key_value_heads=s["kv"], d_head=s["d"] // s["heads"],
-        d_mlp=s["mlp"], d_vocab=s["vocab"], n_ctx=2048, act_fn="silu", gated_mlp=True, normalization_type="RMS",
-        positional_embedding_type="rotary", rotary_dim=s["d"] // s["heads"], final_rms=True, seed=0, device="cpu")).eval()
+    import transformers
+    from transformer_lens import TransformerBridge
+    hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = TransformerBridge.boot_transformers(folder, hf_model=hf, device="cpu",
+                                                tokenizer=transformers.AutoTokenizer.from_pretrained(folder))
 
-    def run(pieces, folder):
+    def run(pieces, out):
         with torch.inference_mode():
             for k in range(0, len(pieces), BATCH):
-                _, cache = model.run_with_cache(torch.tensor(pieces[k:k + BATCH]), return_type=None,
+                _, cache = model.run_with_cache(torch.tensor(pieces[k:k + BATCH]),
                                                 names_filter=lambda n: n.endswith("hook_resid_pre"))
-                write(folder, k, {n: v.flatten(0, 1) for n, v in cache.items()})
+                write(out, k, {n: v.flatten(0, 1) for n, v in cache.items()})
     return run
 
 
@@ -76,9 +85,10 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--tokens", type=int, default=4096)
+    p.add_argument("--piece", type=int, default=256)
     a = p.parse_args()
     rng = random.Random(1)
-    pieces = [[rng.randint(1000, 40000) for _ in range(256)] for _ in range(a.tokens // 256)]
+    pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
     times = {"Glia": [], "transformers with hooks": [], "TransformerLens": []}
     with tempfile.TemporaryDirectory() as d:
         port_file = os.path.join(d, "port")
@@ -89,7 +99,8 @@ def main():
             while not os.path.exists(port_file):
                 time.sleep(0.05)
             port = int(open(port_file).read())
-            peers = {"transformers with hooks": transformers_peer(), "TransformerLens": lens_peer()}
+            folder = weights(a.model, d)
+            peers = {"transformers with hooks": transformers_peer(folder), "TransformerLens": lens_peer(folder)}
             peers["Glia"] = lambda x, folder: bench_harvest.harvest(port, x, "resid_pre@all")
             for run in peers.values():
                 run(pieces[:BATCH], d)
@@ -98,14 +109,14 @@ def main():
                     t = time.monotonic()
                     peers[name](pieces, d)
                     times[name].append(time.monotonic() - t)
-                    print("%s: %.0f tokens/s" % (name, len(pieces) * 256 / times[name][-1]), file=sys.stderr)
+                    print("%s: %.0f tokens/s" % (name, len(pieces) * a.piece / times[name][-1]), file=sys.stderr)
         finally:
             server.terminate()
             server.wait()
-    print("resid_pre of all layers, float32, to disk; %d tokens in pieces of 256, %d cores" % (a.tokens, os.cpu_count()))
+    print("resid_pre of all layers, float32, to disk; %d tokens in pieces of %d, %d cores" % (a.tokens, a.piece, os.cpu_count()))
     for name, t in times.items():
         ratio = statistics.median(x / g for x, g in zip(t, times["Glia"]))
-        print("%-24s %6.0f tokens/s   Glia is %.2f times as fast" % (name, len(pieces) * 256 / statistics.median(t), ratio))
+        print("%-24s %6.0f tokens/s   Glia is %.2f times as fast" % (name, len(pieces) * a.piece / statistics.median(t), ratio))
 
 
 if __name__ == "__main__":
