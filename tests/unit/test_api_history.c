@@ -48,14 +48,14 @@ static void bytes_are_bounded_and_given_back(void **state) {
     memset(big, 'x', sizeof big - 1), big[sizeof big - 1] = 0;
     glia_history *h = glia_history_new(100, 30000);
     for (int i = 0; i < 50; i++) {
-        char id[8];
+        char id[16];
         (void)snprintf(id, sizeof id, "r%d", i);
         put(h, id, big, NULL);
         assert_true(has(h, id, big));
     }
     int kept = 0;
     for (int i = 0; i < 50; i++) {
-        char id[8];
+        char id[16];
         (void)snprintf(id, sizeof id, "r%d", i);
         kept += has(h, id, big);
     }
