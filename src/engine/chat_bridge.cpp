@@ -76,7 +76,11 @@ template <typename F> auto guard(F f, const char ** why) -> decltype(f()) {
 namespace {
 constexpr size_t   template_bytes   = (size_t) 1 << 30; /* allocated in all, beside 64 times the input */
 constexpr uint32_t template_allocs  = 20u << 20;
+#ifdef __SANITIZE_ADDRESS__ /* whose allocator takes several times as long */
+constexpr double   template_seconds = 10;
+#else
 constexpr double   template_seconds = 2; /* of CPU time: a busy machine changes nothing */
+#endif
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* they wipe the shadow of a whole stack for every thread */
 constexpr size_t   template_stack   = (size_t) 512 << 20;
 #else
