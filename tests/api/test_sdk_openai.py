@@ -163,7 +163,7 @@ const ask = {model: process.argv[3], messages: [{role: "user", content: "Hello"}
     if (e.type === "response.output_text.delta") out.deltas += e.delta;
     out.last = e.type;
   }
-  out.next = (await client.responses.create({model: ask.model, input: "And?", max_output_tokens: 8,
+  out.next = (await client.responses.create({model: ask.model, input: "And?", max_output_tokens: 2, temperature: 0,
                                              previous_response_id: first.id})).status;
   try { await client.chat.completions.create({...ask, temperature: -1}); } catch (e) { out.error = [e.status, e.param]; }
   console.log(JSON.stringify(out));
