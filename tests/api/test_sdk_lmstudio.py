@@ -25,7 +25,7 @@ def setUpModule():
         full = os.path.join(folder.name, name)
         os.makedirs(os.path.dirname(full))
         os.symlink(path, full)
-    server = harness.Server(os.path.join(folder.name, "org/Smol/Smol.gguf"), args=["--ctx", "1024", "--parallel", "2", "--id", "smol"],
+    server = harness.Server(os.path.join(folder.name, "org/Smol/Smol.gguf"), args=["--ctx", "1024", "--parallel", "2", "--id", "smol", "--cache-type", "f32"],
                             env={"GLIA_MODELS": folder.name})
     client = lmstudio.Client("127.0.0.1:%d" % server.port)
 
