@@ -7,7 +7,7 @@
 # or when nothing ran.  The line is also left in <first build>/test-counts.
 set -euo pipefail
 [ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
-jobs=${TEST_JOBS:-1} # the engine computes on every core: two tests at once fight for them
+jobs=${TEST_JOBS:-$(nproc 2>/dev/null || echo 2)} # servers under test compute on one thread each
 results=()
 
 for arg in "$@"; do
