@@ -14,6 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
+enum { SETTLE_MS = 50 };
+
 static void on_log(void *cls, const char *fmt, va_list ap) {
     char line[512];
     (void)cls;
@@ -97,6 +99,13 @@ static glia_status open_listeners(struct glia_http *h, const glia_http_params *p
     return GLIA_OK;
 }
 
+/* Connections on their way to a worker arrive there first: a daemon that stops with one in its letter box closes it without
+ * the lock that it was put in under.  One that libmicrohttpd dropped for want of memory never arrives. */
+static void settle(const http_worker *w) {
+    for (int i = 0; i < SETTLE_MS && w->n_given != atomic_load(&w->n_started); i++)
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
 /* Takes NULL and half-started alike.  No request is live. */
 static void free_server(struct glia_http *h) {
     if (!h) return;
@@ -109,7 +118,9 @@ static void free_server(struct glia_http *h) {
     }
     /* Only now: the service thread hands connections to them. */
     for (size_t i = 0; i < h->n_workers; i++) {
-        if (h->workers[i].daemon) MHD_stop_daemon(h->workers[i].daemon);
+        if (!h->workers[i].daemon) continue;
+        settle(&h->workers[i]);
+        MHD_stop_daemon(h->workers[i].daemon);
     }
     for (size_t i = 0; i < h->n_linger_in; i++) close(h->linger_in[i].fd);
     for (size_t i = 0; i < h->n_listeners; i++) {
