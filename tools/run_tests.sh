@@ -101,7 +101,10 @@ for build, xml in zip(sys.argv[1::2], sys.argv[2::2]):
             if n[1]:
                 bad.append("%s: %s (%s)" % (build, case.get("name"), line(n)))
             text = "".join(e.text or "" for e in case.iter("system-out"))
-            for why in sorted(set(re.findall(r"^\s*(skip:.*)$", text, re.M)))[:3]:
+            whys = set(re.findall(r"^\s*(skip:.*)$", text, re.M))
+            whys |= {"skip: " + why for why in re.findall(r"\.\.\. skipped ['\"](?:skip: )?(.*)['\"]$|^skipped ['\"](.*)['\"]$", text, re.M)
+                     for why in why if why}
+            for why in sorted(whys)[:3]:
                 print("%s: %s: %s" % (build, case.get("name"), why))
     print("%s: %s" % (build, line(sums)))
     total = tuple(a + b for a, b in zip(total, sums))
