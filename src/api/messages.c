@@ -234,24 +234,6 @@ static glia_status read_choice(yyjson_val *choice, glia_buf *out, glia_err *err)
     return GLIA_OK;
 }
 
-static glia_status read_tools(yyjson_val *root, glia_buf *out, glia_err *err) {
-    yyjson_val *list = glia_json_get(root, "tools"), *tool, *choice = glia_json_get(root, "tool_choice");
-    yyjson_arr_iter it;
-    glia_status st = GLIA_OK;
-    size_t i = 0;
-    if (list && !yyjson_is_arr(list))
-        return glia_fail_at(err, GLIA_EINVAL, "tools", "tools must be a list, not %s", glia_json_kind(list));
-    if (list) glia_buf_adds(out, ",\"tools\":[");
-    for (yyjson_arr_iter_init(list, &it); list && !st && (tool = yyjson_arr_iter_next(&it)); i++) {
-        char path[32];
-        (void)snprintf(path, sizeof path, "tools[%zu]", i);
-        if (i) glia_buf_adds(out, ",");
-        st = read_tool(tool, path, out, err);
-    }
-    if (list) glia_buf_adds(out, "]");
-    return st || !choice ? st : read_choice(choice, out, err);
-}
-
 static glia_status read_thinking(yyjson_val *root, glia_buf *out, glia_err *err) {
     yyjson_val *thinking = glia_json_get(root, "thinking");
     const char *type;
@@ -327,7 +309,7 @@ static glia_status read_any(glia_job *j, yyjson_val *root, bool count, glia_buf 
     if ((st = read_messages(j, root, err))) return st;
     glia_buf_add(out, j->turn.messages.p, j->turn.messages.n);
     glia_buf_adds(out, "]");
-    if ((st = read_tools(root, out, err)) || (st = read_thinking(root, out, err))) return st;
+    if ((st = glia_talk_tools(root, read_tool, read_choice, out, err)) || (st = read_thinking(root, out, err))) return st;
     if ((st = read_output(root, out, err)) || (st = read_beginning(root, out, err))) return st;
     glia_talk_pass(out, root, "max_tokens", "max_tokens");
     glia_talk_pass(out, root, "stop_sequences", "stop");

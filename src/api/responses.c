@@ -204,24 +204,6 @@ static glia_status read_choice(yyjson_val *choice, glia_buf *out, glia_err *err)
     return GLIA_OK;
 }
 
-static glia_status read_tools(yyjson_val *root, glia_buf *out, glia_err *err) {
-    yyjson_val *list = glia_json_get(root, "tools"), *tool, *choice = glia_json_get(root, "tool_choice");
-    yyjson_arr_iter it;
-    glia_status st = GLIA_OK;
-    size_t i = 0;
-    if (list && !yyjson_is_arr(list))
-        return glia_fail_at(err, GLIA_EINVAL, "tools", "tools must be a list, not %s", glia_json_kind(list));
-    if (list) glia_buf_adds(out, ",\"tools\":[");
-    for (yyjson_arr_iter_init(list, &it); list && !st && (tool = yyjson_arr_iter_next(&it)); i++) {
-        char path[32];
-        (void)snprintf(path, sizeof path, "tools[%zu]", i);
-        if (i) glia_buf_adds(out, ",");
-        st = read_tool(tool, path, out, err);
-    }
-    if (list) glia_buf_adds(out, "]");
-    return st || !choice ? st : read_choice(choice, out, err);
-}
-
 static glia_status read_format(yyjson_val *root, glia_buf *out, glia_err *err) {
     yyjson_val *text = glia_json_get(root, "text"), *format;
     const char *type, *verbosity = NULL;
@@ -392,7 +374,7 @@ static glia_status read_body(glia_job *j, yyjson_val *root, glia_buf *out, glia_
     glia_buf_adds(out, "{\"messages\":[");
     add_conversation(out, instructions, &j->turn.messages);
     glia_buf_adds(out, "]");
-    if ((st = read_tools(root, out, err)) || (st = read_format(root, out, err))) return st;
+    if ((st = glia_talk_tools(root, read_tool, read_choice, out, err)) || (st = read_format(root, out, err))) return st;
     if ((st = read_reasoning_field(root, out, err)) || (st = read_include(root, out, err))) return st;
     glia_talk_pass(out, root, "parallel_tool_calls", "parallel_tool_calls");
     glia_talk_pass(out, root, "max_output_tokens", "max_tokens");

@@ -209,3 +209,24 @@ glia_status glia_talk_only(yyjson_val *obj, const char *path, const char *const 
     }
     return GLIA_OK;
 }
+
+glia_status glia_talk_tools(yyjson_val *root,
+                            glia_status (*tool)(yyjson_val *tool, const char *path, glia_buf *out, glia_err *err),
+                            glia_status (*choice)(yyjson_val *choice, glia_buf *out, glia_err *err), glia_buf *out,
+                            glia_err *err) {
+    yyjson_val *list = glia_json_get(root, "tools"), *one, *chosen = glia_json_get(root, "tool_choice");
+    yyjson_arr_iter it;
+    glia_status st = GLIA_OK;
+    size_t i = 0;
+    if (list && !yyjson_is_arr(list))
+        return glia_fail_at(err, GLIA_EINVAL, "tools", "tools must be a list, not %s", glia_json_kind(list));
+    if (list) glia_buf_adds(out, ",\"tools\":[");
+    for (yyjson_arr_iter_init(list, &it); list && !st && (one = yyjson_arr_iter_next(&it)); i++) {
+        char path[32];
+        (void)snprintf(path, sizeof path, "tools[%zu]", i);
+        if (i) glia_buf_adds(out, ",");
+        st = tool(one, path, out, err);
+    }
+    if (list) glia_buf_adds(out, "]");
+    return st || !chosen ? st : choice(chosen, out, err);
+}

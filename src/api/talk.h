@@ -29,6 +29,11 @@ glia_status glia_talk_text(yyjson_val *content, const char *path, const char *co
 
 /* ,"to":value as it stands; nothing when it is absent. */
 void glia_talk_pass(glia_buf *out, yyjson_val *root, const char *from, const char *to);
+/* ,"tools":[…] and what "choice" makes of tool_choice, each of a family's own form: tool writes one, path names it. */
+glia_status glia_talk_tools(yyjson_val *root,
+                            glia_status (*tool)(yyjson_val *tool, const char *path, glia_buf *out, glia_err *err),
+                            glia_status (*choice)(yyjson_val *choice, glia_buf *out, glia_err *err), glia_buf *out,
+                            glia_err *err);
 /* What every family may say beside its own fields: model, the sampling table, hooks, interventions, … */
 void glia_talk_pass_common(glia_buf *out, yyjson_val *root);
 bool glia_talk_is_common(const char *key);

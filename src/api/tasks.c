@@ -1,5 +1,6 @@
 /* api/tasks.c — the list of tasks, their threads, and the routes over them. */
 #include "api/tasks.h"
+#include "api/errors.h"
 #include "api/handlers.h"
 #include "api/json.h"
 #include "base/err.h"
@@ -250,15 +251,6 @@ size_t glia_tasks_n_running(glia_tasks *ts) {
 
 /* ------------------------------------------------------------------ as JSON */
 
-static void add_error(glia_buf *b, const glia_err *e) {
-    glia_buf_adds(b, "{\"message\":");
-    glia_json_add_cstr(b, e->message);
-    glia_buf_addf(b, ",\"type\":\"%s\",\"code\":\"%s\",\"param\":", glia_status_type(e->status),
-                  glia_status_code(e->status));
-    glia_json_add_cstr(b, e->param[0] ? e->param : NULL);
-    glia_buf_adds(b, "}");
-}
-
 static void describe_locked(const glia_task *t, bool result, glia_buf *b) {
     glia_buf_addf(b, "{\"task_id\":\"%s\",\"kind\":\"%s\",\"status\":\"%s\",\"started_at\":%lld,\"description\":", t->id,
                   t->p.kind, state_names[t->state], (long long)t->started);
@@ -273,8 +265,8 @@ static void describe_locked(const glia_task *t, bool result, glia_buf *b) {
         else glia_buf_adds(b, "null");
     }
     if (t->state == TASK_FAILED || t->state == TASK_CANCELLED) {
-        glia_buf_adds(b, ",\"error\":");
-        add_error(b, &t->err);
+        glia_buf_adds(b, ",");
+        glia_add_shaped_error(b, &t->err, GLIA_ERRORS_OPENAI);
     }
     glia_buf_adds(b, "}");
 }

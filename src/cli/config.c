@@ -5,7 +5,6 @@
  *   listen = 127.0.0.1:1234        options that may be repeated are repeated
  *   json = yes                     switches: yes or no
  *   id = "a name # with signs"     quotes only where a value begins or ends with white space, or holds " #" */
-#include "base/io.h"
 #include "base/mem.h"
 #include "cli/flags_set.h"
 #include "glia.h"
@@ -29,11 +28,12 @@ void flag_variable(const flag *f, char *out, size_t cap) {
 
 /* ------------------------------------------------------------------ environment */
 
-static bool take_variable(const flag *f, size_t row) {
+static bool take_variable(const flag *f, size_t row, bool *given) {
     char name[80];
     flag_variable(f, name, sizeof name);
     const char *text = getenv(name);
     if (!text || !*text) return true;
+    *given = true;
     if (f->kind != FLAG_LIST) return flag_set(f, text, name);
     glia_free(variables[row]);
     if (!(variables[row] = glia_strdup(text))) return false;
@@ -149,12 +149,7 @@ bool flags_parse_all(const flag *table, size_t n, int argc, char **argv, flag_li
     if (!flags_take(table, n, argc, argv, positional, help, given)) return false;
     if (*help) return true;
     for (size_t i = 0; i < n; i++) {
-        char name[80];
-        if (given[i]) continue;
-        if (!take_variable(&table[i], i)) return false;
-        flag_variable(&table[i], name, sizeof name);
-        const char *text = getenv(name);
-        given[i] = text && *text;
+        if (!given[i] && !take_variable(&table[i], i, &given[i])) return false;
     }
     const flag *config = flag_find(table, n, "--config", strlen("--config"));
     const char *file = config ? *(const char **)config->out : NULL;
