@@ -291,6 +291,7 @@ typedef struct glia_activity {
     uint64_t requests;          /* that got a slot */
     uint64_t finished;          /* of these, answered to the end (not cancelled, not failed) */
     uint64_t passes;            /* calls of llama_decode that ran */
+    uint64_t short_passes;      /* of these, ended behind the last node that any hook needed */
     uint64_t prompt_tokens;     /* computed; what a cached prefix saved is not among them */
     uint64_t cached_tokens;     /* of prompts, found in the KV cache */
     uint64_t generated_tokens;  /* drawn */

@@ -60,13 +60,14 @@ static void add_durations(glia_buf *b, const glia_http_request *rq) {
     }
 }
 
-enum { N_MODEL_METRICS = 11 };
+enum { N_MODEL_METRICS = 12 };
 static const struct {
     const char *name, *type, *help;
 } model_metrics[N_MODEL_METRICS] = {
     {"glia_model_requests_total", "counter", "Requests that got a slot."},
     {"glia_model_requests_finished_total", "counter", "Requests answered to the end."},
     {"glia_model_passes_total", "counter", "Forward passes."},
+    {"glia_model_short_passes_total", "counter", "Of these, ended behind the last node that any hook needed."},
     {"glia_model_prompt_tokens_total", "counter", "Prompt tokens computed."},
     {"glia_model_cached_tokens_total", "counter", "Prompt tokens found in the KV cache."},
     {"glia_model_restored_tokens_total", "counter", "Of these, copied from another slot or from host memory."},
@@ -82,10 +83,10 @@ static uint64_t model_metric(const glia_model *m, size_t k) {
     glia_model_info info;
     glia_model_activity(m, &a);
     glia_model_get_info(m, &info);
-    const uint64_t v[N_MODEL_METRICS] = {a.requests,         a.finished,      a.passes,
-                                         a.prompt_tokens,    a.cached_tokens, a.restored_tokens,
-                                         a.prompt_cache_bytes, a.generated_tokens,
-                                         (uint64_t)info.n_parallel, (uint64_t)a.n_busy, (uint64_t)a.n_waiting};
+    const uint64_t v[N_MODEL_METRICS] = {
+        a.requests,        a.finished,           a.passes,           a.short_passes,
+        a.prompt_tokens,   a.cached_tokens,      a.restored_tokens,  a.prompt_cache_bytes,
+        a.generated_tokens, (uint64_t)info.n_parallel, (uint64_t)a.n_busy, (uint64_t)a.n_waiting};
     return v[k];
 }
 

@@ -29,13 +29,14 @@ static void add_decode(glia_worker *w, glia_slot *s, int32_t n) {
 static void add_prefill(glia_worker *w, glia_slot *s, int32_t most) {
     const glia_request *r = s->req;
     int32_t left = r->n_prompt - s->n_past, n = left < most ? left : most;
+    bool draws = r->max_tokens > 0;
     s->row0 = w->batch.n_tokens, s->n_rows = n, s->draw_row = -1;
     for (int32_t i = 0; i < n; i++) {
         int32_t pos = s->n_past + i;
         bool last = pos == r->n_prompt - 1;
-        bool output = last || r->prompt_logprobs || hook_needs_output(s, GLIA_PHASE_PROMPT, pos);
+        bool output = (last && draws) || r->prompt_logprobs || hook_needs_output(s, GLIA_PHASE_PROMPT, pos);
         add_row(w, s, r->prompt[pos], pos, output);
-        if (last) s->draw_row = w->batch.n_tokens - 1;
+        if (last && draws) s->draw_row = w->batch.n_tokens - 1;
     }
 }
 

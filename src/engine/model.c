@@ -497,6 +497,7 @@ void glia_model_activity(const glia_model *m, glia_activity *out) {
     *out = (glia_activity){.requests = atomic_load(&t->requests),
                            .finished = atomic_load(&t->finished),
                            .passes = atomic_load(&t->passes),
+                           .short_passes = atomic_load(&t->short_passes),
                            .prompt_tokens = atomic_load(&t->prompt_tokens),
                            .cached_tokens = atomic_load(&t->cached_tokens),
                            .generated_tokens = atomic_load(&t->generated_tokens),

@@ -16,7 +16,7 @@ typedef struct glia_worker glia_worker;
 
 /* glia_activity while it grows: written by the engine thread, read by any. */
 typedef struct glia_tally {
-    atomic_uint_fast64_t requests, finished, passes, prompt_tokens, cached_tokens, generated_tokens;
+    atomic_uint_fast64_t requests, finished, passes, short_passes, prompt_tokens, cached_tokens, generated_tokens;
     atomic_uint_fast64_t restored_tokens, shelf_bytes;
     atomic_int n_busy;
 } glia_tally;

@@ -93,6 +93,27 @@ static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const c
     }
 }
 
+/* The node behind which nothing of this pass is used; INT32_MAX: it must run whole. */
+static int32_t end_of_pass(const glia_worker *w) {
+    int32_t end = -1;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        const glia_slot *s = &w->slots[i];
+        if (!s->n_rows) continue;
+        if (s->state == GLIA_SLOT_DECODE || s->draw_row >= 0 || s->req->prompt_logprobs) return INT32_MAX;
+        if (s->end_node > end) end = s->end_node;
+        if (!s->leaves_nothing && w->m->atlas->last_store > end) end = w->m->atlas->last_store;
+    }
+    return end;
+}
+
+/* What a pass that ended before its caches were whole leaves there is for nobody else. */
+static void spoil(glia_worker *w) {
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        glia_slot *s = &w->slots[i];
+        if (s->n_rows && s->leaves_nothing && s->n_clean > s->n_past) s->n_clean = s->n_past;
+    }
+}
+
 /* llama_decode with the tap armed when some hook wants rows.  0: done, 2: aborted, its rows are not in the cache;
  * else failed.  *tapped says whether the rows may be believed.  A graph that was not mapped and proven at load is refused: no
  * dry run can be made over the caches of running requests. */
@@ -100,8 +121,14 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
     *tapped = GLIA_TAP_OK;
     if (!w->n_wants && !w->n_edits) return glia_worker_decode(w);
     glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants, w->edits, w->n_edits);
+    int32_t end = end_of_pass(w);
+    if (end < INT32_MAX) glia_tap_may_end(w->tap, glia_bridge_sched(w->ctx), end);
     int32_t rc = glia_worker_decode(w);
     *tapped = glia_tap_disarm(w->tap, why);
+    if (glia_tap_has_ended(w->tap)) {
+        glia_tally_add(&w->m->tally.short_passes, 1);
+        if (end < w->m->atlas->last_store) spoil(w);
+    }
     return rc;
 }
 

@@ -39,7 +39,10 @@ typedef struct glia_slot {
     int32_t *rows_want;    /* [n_hooks] rows of `frames` per hook */
     int32_t *rows_have;    /* [n_hooks] of these, already there */
     uint8_t **edit_masks;  /* [n_edits] prompt rows changed, NULL: all */
-    int32_t n_clean;       /* of what lies in the cache, so much was computed without any edit */
+    int32_t n_clean;       /* of what lies in the cache, so much was computed whole and without any edit */
+    int32_t end_node;      /* last node of the graph that some hook needs; -1: none */
+    bool leaves_nothing;   /* its cache will not be used again: passes may end before it is whole */
+    bool last_alone;       /* its last prompt token runs by itself, so that the others need no logits */
     glia_tuning tuning;    /* what lies in the cache was computed with */
     bool shelves;          /* worth keeping when another request takes the slot */
     uint8_t **masks;       /* [n_hooks] prompt rows wanted, NULL: all */

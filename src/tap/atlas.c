@@ -311,13 +311,15 @@ static void classify(glia_build *B) {
     }
 }
 
+static bool is_view(int32_t op) {
+    return op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE || op == GGML_OP_TRANSPOSE;
+}
+
 /* The node whose memory node i shows: itself unless it is a view.  < 0: a leaf's. */
 static int32_t memory_of(const glia_graph *g, int32_t i) {
     while (i >= 0) {
         const glia_gnode *n = &g->nodes[i];
-        bool view = n->op == GGML_OP_VIEW || n->op == GGML_OP_RESHAPE || n->op == GGML_OP_PERMUTE ||
-                    n->op == GGML_OP_TRANSPOSE;
-        if (!view) return i;
+        if (!is_view(n->op)) return i;
         i = n->n_src > 0 ? n->src[0] : -1;
     }
     return i;
@@ -337,6 +339,20 @@ static void find_early_readers(glia_atlas *at, const glia_graph *g) {
                 pl->read_before |= g->nodes[k].src[s] >= 0 && memory_of(g, g->nodes[k].src[s]) == memory;
             }
         }
+    }
+}
+
+/* How far a pass must run at least: for its rows to be proven, and for its caches and states to be whole. */
+static void find_ends(glia_atlas *at, const glia_graph *g, const int32_t *store_k) {
+    at->last_store = -1;
+    at->last_proof = at->token_node > at->pos_node ? at->token_node : at->pos_node;
+    if (at->cell_node > at->last_proof) at->last_proof = at->cell_node;
+    for (int32_t k = 0; k < at->n_caches; k++) {
+        if (store_k[at->store_layer[k]] > at->last_proof) at->last_proof = store_k[at->store_layer[k]];
+    }
+    for (int32_t i = 0; i < g->n_nodes; i++) {
+        const glia_gnode *n = &g->nodes[i];
+        if (n->view_of < 0 && n->view_of != GLIA_GRAPH_NO_SRC && !is_view(n->op)) at->last_store = i;
     }
 }
 
@@ -371,6 +387,7 @@ glia_status glia_atlas_build(glia_atlas **out, const glia_graph *a, const glia_g
         glia_atlas_find_probs(at, a, b);
         glia_build_derived(&B);
         find_early_readers(at, a);
+        find_ends(at, a, B.store_k);
     }
     *out = at, B.at = NULL, st = GLIA_OK;
 done:

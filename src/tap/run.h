@@ -35,6 +35,10 @@ struct glia_tap {
     bool strange, unproven, nomem;
     char why[160];
 
+    ggml_backend_sched_t sched;       /* of this pass when it may end early; NULL: it runs whole */
+    struct ggml_tensor *opening;       /* the first node of the run */
+    bool ended;                       /* it has ended early, where it might */
+
     char *scratch; /* copy of a node that does not lie in host memory */
     size_t n_scratch;
     float *row; /* [n_row] one row, gathered to be reduced */
@@ -49,7 +53,7 @@ struct glia_tap {
     glia_staging *staging; /* NULL: rows are copied in line */
 };
 
-enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8, ASK_EDITED_ATTENTION = 16 };
+enum { ASK_WANTED = 1, ASK_CANARY = 2, ASK_LOGITS = 4, ASK_EDITED = 8, ASK_EDITED_ATTENTION = 16, ASK_END = 32 };
 enum { PROVEN_TOKENS = 1, PROVEN_POSITIONS = 2, PROVEN_OUTPUTS = 4, PROVEN_SEQUENCES = 8 };
 
 /* Remember the first reason; flag: strange or unproven. */

@@ -140,7 +140,8 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     t->rows = rows, t->n_rows = n_rows, t->wants = wants, t->n_wants = n_wants, t->n_outputs = 0;
     t->edits = edits, t->n_edits = n_edits;
     t->node = -1, t->n_runs = 0, t->proven = 0;
-    t->strange = t->unproven = t->nomem = false;
+    t->strange = t->unproven = t->nomem = t->ended = false;
+    t->sched = NULL, t->opening = NULL;
     t->why[0] = 0;
     for (int32_t i = 0; i < n_rows; i++) t->n_outputs += rows[i].output;
     t->armed = true;
@@ -182,7 +183,29 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     }
 }
 
+void glia_tap_may_end(glia_tap *t, struct ggml_backend_sched *sched, int32_t node) {
+    if (t->unproven || t->nomem) return;
+    if (node < t->at->last_proof) node = t->at->last_proof;
+    for (int32_t i = node + 1; i < t->at->n_nodes; i++) {
+        if (t->ask[i] & ~(unsigned)ASK_CANARY) return; /* something behind it is asked for all the same */
+    }
+    if (node + 1 >= t->at->n_nodes) return;
+    t->sched = sched;
+    t->ask[node] |= ASK_END;
+}
+
+bool glia_tap_has_ended(const glia_tap *t) { return t->ended; }
+
 /* ------------------------------------------------------------------ the callback */
+
+/* Leaving a split leaves the graph only from the last one; what follows in others would be computed from garbage.  Two
+ * splits are two backends, so that what is not on the first node's lies in the second. */
+static bool in_last_split(const glia_tap *t, struct ggml_tensor *node) {
+    int n = ggml_backend_sched_get_n_splits(t->sched);
+    if (n != 2) return n == 1;
+    return ggml_backend_sched_get_tensor_backend(t->sched, node) !=
+           ggml_backend_sched_get_tensor_backend(t->sched, t->opening);
+}
 
 static bool same_node(const glia_signature *s, const struct ggml_tensor *x) {
     return s->op == (int32_t)x->op && !strcmp(s->name, x->name);
@@ -200,15 +223,16 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
         if (t->ask[t->node] & ASK_EDITED) glia_tap_change(t, node);
         if (t->ask[t->node] & ASK_LOGITS) glia_tap_capture_attention(t, node, true);
         if (t->ask[t->node] & ASK_WANTED) glia_tap_capture(t, node);
-        return true;
+        t->ended = (t->ask[t->node] & ASK_END) && !t->strange && !t->unproven && !t->nomem && in_last_split(t, node);
+        return !t->ended;
     }
     if (t->strange || t->unproven || t->nomem) return false;
-    if (t->node + 1 >= t->at->n_nodes) { /* the last run is over: a second graph begins */
-        t->node = -1, t->proven = 0;
+    if (t->ended || t->node + 1 >= t->at->n_nodes) { /* the last run is over: a second graph begins */
+        t->node = -1, t->proven = 0, t->ended = false;
         glia_tap_refuse(t, &t->unproven, "one forward pass ran as several graphs");
         return false;
     }
-    t->node++;
+    if (++t->node == 0) t->opening = node;
     if (!same_node(&t->at->sig[t->node], node)) {
         glia_tap_refuse(t, &t->strange, "llama.cpp ran another graph than the one that was mapped at load");
         return false;
@@ -233,7 +257,7 @@ glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
     if (t->staging) glia_staging_end(t->staging); /* every row has arrived, or is not on its way any more */
     if (!t->nomem && !t->strange && !t->unproven) {
-        if (t->n_runs != 1) glia_tap_refuse(t, &t->strange, "the graph ended early");
+        if (t->n_runs != (t->ended ? 0 : 1)) glia_tap_refuse(t, &t->strange, "the graph ended early");
         unsigned need = PROVEN_TOKENS | PROVEN_POSITIONS | (t->at->cell_node >= 0 ? (unsigned)PROVEN_SEQUENCES : 0u);
         if (!t->strange && (t->proven & need) != need) {
             glia_tap_refuse(t, &t->unproven, "token ids, positions or sequences were not read back");

@@ -9,8 +9,9 @@
  *     └───────────────── disarm ◄────────────────┘
  *
  * Invariants: disarm answers OK only when the token ids, positions, cache streams and output rows of this very run were
- * read back and equal the planned batch; the callback always returns true in its fetch phase (returning false would let the decode answer
- * success with garbage); with nothing armed the callback is one test. */
+ * read back and equal the planned batch; with nothing armed the callback is one test.  In its fetch phase the callback
+ * returns true: false lets the decode answer success with garbage behind that node.  The one exception is asked for with
+ * may_end, by a caller that reads nothing behind it. */
 #ifndef GLIA_TAP_TAP_H
 #define GLIA_TAP_TAP_H
 #include "glia.h"
@@ -78,7 +79,12 @@ const char *glia_tap_refuses_edit(const glia_place *pl);
  * answers anything but OK, rows of any request of the pass may have been changed wrongly, or not at all. */
 void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_tap_want *wants, int32_t n_wants,
                   glia_tap_edit *edits, int32_t n_edits);
+/* After arm: nothing behind `node` (and behind what proves the rows) is read, no logits either: do not compute it, where the
+ * scheduler lets the graph end there, which is when all of the rest is one piece on one backend.  sched: borrowed until
+ * disarm. */
+void glia_tap_may_end(glia_tap *t, struct ggml_backend_sched *sched, int32_t node);
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]);
+bool glia_tap_has_ended(const glia_tap *t); /* until the next arm: did that pass end early? */
 
 /* For models without attention (GLIA_POS_STATE), between llama_decode and disarm: the last position that llama.cpp's state
  * held for the pass's only sequence before it (-1: none) and holds now.  A scan runs over the rows in their order, so that
