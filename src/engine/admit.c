@@ -31,7 +31,6 @@ static bool prepare_edits(glia_slot *s) {
  * every output: a pass that nobody draws from ends before them, so with many such rows the last token, which is drawn
  * from, is better run alone.  On a device a pass of one token costs more than the logits. */
 static void prepare_end(const glia_worker *w, glia_slot *s) {
-    enum { WORTH_A_PASS = 64 }; /* rows */
     const glia_request *r = s->req;
     int32_t n = 0;
     s->end_node = -1;
@@ -43,7 +42,7 @@ static void prepare_end(const glia_worker *w, glia_slot *s) {
     }
     /* with a row of the first token wanted, nobody who asks for this prompt again can use what it left */
     s->leaves_nothing = r->n_hooks && r->max_tokens == 0 && (r->no_cache || r->first_wanted == 0);
-    s->last_alone = r->max_tokens > 0 && n >= WORTH_A_PASS && !r->prompt_logprobs && w->on_host &&
+    s->last_alone = r->max_tokens > 0 && n >= GLIA_WORTH_A_PASS && !r->prompt_logprobs && w->on_host &&
                     s->end_node < w->m->atlas->n_nodes - 1;
 }
 
@@ -107,6 +106,7 @@ static glia_slot *best_slot(glia_worker *w, const glia_request *r) {
         glia_slot *s = &w->slots[i];
         if (s->state != GLIA_SLOT_IDLE) continue;
         int32_t n = glia_worker_usable_prefix(w, s, r);
+        if (n < GLIA_LEAST_GAIN && s->n_past - n >= GLIA_LEAST_GAIN) n = 0; /* would cost somebody more than it saves */
         int near = busy_neighbours(w, i);
         if (n > best_n ||
             (n == best_n && (near > best_near || (near == best_near && s->last_used < best->last_used)))) {

@@ -10,9 +10,6 @@
 #include "engine/worker.h"
 #include <string.h>
 
-/* Tokens: fewer are computed as fast as a state is copied. */
-enum { LEAST_GAIN = 32 };
-
 /* Positions from, from + 1, … leave the cache.  False: this model's state cannot be cut there, nothing was taken out. */
 bool glia_worker_cut(glia_worker *w, int32_t seq, int32_t from) {
     if (!llama_memory_seq_rm(w->mem, seq, from > 0 ? from : -1, -1)) return false;
@@ -71,7 +68,7 @@ static glia_shelved *state_of(glia_worker *w, const glia_slot *s, int32_t n) {
  * computed: a harvest of thousands of prompts would push out every conversation. */
 static glia_shelved *take_off(glia_worker *w, glia_slot *s, int32_t keep) {
     int32_t n = clean(s);
-    if (!w->shelf || !s->shelves || n - keep < LEAST_GAIN) return NULL;
+    if (!w->shelf || !s->shelves || n - keep < GLIA_LEAST_GAIN) return NULL;
     if (glia_shelf_has(w->shelf, &s->tuning, s->tokens, n)) return NULL;
     if (n < s->n_past) {
         if (!w->cuts_prefix) return NULL;
@@ -114,7 +111,7 @@ void glia_worker_bring_prefix(glia_worker *w, glia_slot *s, const glia_request *
         if (w->shelf) e = glia_shelf_find(w->shelf, &r->tuning, r->prompt, most_of(r), &on_shelf);
         if (on_shelf > n) other = NULL, n = on_shelf;
         else e = NULL;
-        if (n - own < LEAST_GAIN) other = NULL, e = NULL, n = own;
+        if (n - own < GLIA_LEAST_GAIN) other = NULL, e = NULL, n = own;
     }
     if (other) e = copy = state_of(w, other, other->n_past);
     if (!e) n = own;

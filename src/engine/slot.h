@@ -15,6 +15,8 @@
 
 typedef enum glia_slot_state { GLIA_SLOT_IDLE, GLIA_SLOT_PREFILL, GLIA_SLOT_DECODE } glia_slot_state;
 
+enum { GLIA_WORTH_A_PASS = 64 }; /* rows: so many logits cost about what a pass of one token does */
+
 typedef struct glia_slot {
     int32_t id; /* = sequence id in the KV cache */
     glia_slot_state state;

@@ -54,6 +54,7 @@ bool glia_worker_prove(glia_worker *w);        /* true: the dry run ran and was 
 const glia_derive *glia_worker_derivation(const glia_worker *w, glia_point p, int32_t layer); /* NULL: read as it is */
 
 /* -- prefix.c */
+enum { GLIA_LEAST_GAIN = 32 }; /* tokens: fewer are computed as fast as a state is copied */
 bool glia_worker_cut(glia_worker *w, int32_t seq, int32_t from); /* false: this model's state cannot be cut there */
 int32_t glia_worker_usable_prefix(const glia_worker *w, const glia_slot *s, const glia_request *r); /* of its own cache */
 /* The slot's cache becomes the longest beginning of the prompt that can be had; what it loses may go to the shelf. */

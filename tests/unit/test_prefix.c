@@ -180,6 +180,21 @@ static void a_prefix_is_copied_from_a_busy_slot(void **s) {
     glia_model_close(m);
 }
 
+/* Every chat begins with the same few tokens: they are not worth another's conversation while a slot is empty. */
+static void a_few_common_tokens_do_not_push_out_a_conversation(void **s) {
+    (void)s;
+    glia_model *m = open_with("llama", 2, -1, GLIA_KV_F32, GLIA_FLASH_OFF);
+    int32_t a[N], b[N];
+    prompt(a, 5, 1), prompt(b, 5, 2);
+    result_free(run(m, a, N, false, NULL));
+    result *other = run(m, b, N, false, NULL), *again = run(m, a, N, false, NULL), *same = run(m, b, N, false, NULL);
+    assert_int_equal(other->usage.n_cached, 0);
+    assert_int_equal(again->usage.n_cached, N - 1);
+    assert_int_equal(same->usage.n_cached, N - 1);
+    result_free(other), result_free(again), result_free(same);
+    glia_model_close(m);
+}
+
 static void no_cache_takes_and_leaves_nothing(void **s) {
     (void)s;
     glia_model *m = open_with("llama", 1, 0, GLIA_KV_F32, GLIA_FLASH_OFF);
@@ -269,6 +284,7 @@ int main(void) {
         cmocka_unit_test(rows_behind_a_prefix_that_came_back_are_right),
         cmocka_unit_test(what_an_edit_touched_is_never_kept),
         cmocka_unit_test(a_prefix_is_copied_from_a_busy_slot),
+        cmocka_unit_test(a_few_common_tokens_do_not_push_out_a_conversation),
         cmocka_unit_test(no_cache_takes_and_leaves_nothing),
         cmocka_unit_test(a_failed_allocation_costs_the_copy_not_the_answer),
     };
