@@ -1,7 +1,9 @@
 /* bench/bench_tap.c — what capturing costs inside the process, without HTTP and JSON.
  *
  * Runs the same request without hooks and with them, in pairs whose order alternates, and reports the median of the
- * paired ratios.  Uses the public header only.
+ * paired ratios.  --against-no-hooks opens the model a second time without hooks (no callback between the graph's nodes)
+ * and runs the requests without hooks there: then the row "none" is what being ready for hooks costs.
+ * Uses the public header only.
  *
  * SPDX-License-Identifier: MIT */
 #include "glia.h"
@@ -39,6 +41,7 @@ static const char *const work_name[N_WORKS] = {"prefill", "decode"};
 
 typedef struct bench {
     glia_model *model;
+    glia_model *plain; /* runs the requests without hooks; the same as model, or loaded without hooks */
     glia_model_info info;
     int32_t n_prefill, n_decode, n_streams;
     int n_rounds;
@@ -116,6 +119,7 @@ typedef struct stream {
     bench *b;
     enum work work;
     enum mode mode;
+    glia_model *model;
     int32_t *prompt, n_prompt;
     double first; /* when its first token came */
     sample s;
@@ -137,7 +141,7 @@ static void *run_stream(void *arg) {
     p.n_hooks = b->n_hooks[t->mode];
     glia_err err = {0};
     glia_request *r = NULL;
-    if (glia_request_submit(&r, b->model, &p, &err)) die("submit", &err);
+    if (glia_request_submit(&r, t->model, &p, &err)) die("submit", &err);
     for (bool done = false; !done;) {
         glia_event *ev = glia_request_next(r, -1);
         if (!ev) die("the queue ended early", NULL);
@@ -164,13 +168,13 @@ static void *run_stream(void *arg) {
 }
 
 /* All streams at once; prefill: from submit to the end, decode: from the last first token to the end of all. */
-static sample run(bench *b, enum work work, enum mode mode) {
+static sample run(bench *b, glia_model *model, enum work work, enum mode mode) {
     enum { MOST = 64 };
     stream t[MOST];
     pthread_t thread[MOST];
     int32_t n_prompt = work == WORK_PREFILL ? b->n_prefill : 16;
     for (int32_t i = 0; i < b->n_streams; i++) {
-        t[i] = (stream){.b = b, .work = work, .mode = mode, .n_prompt = n_prompt};
+        t[i] = (stream){.b = b, .model = model, .work = work, .mode = mode, .n_prompt = n_prompt};
         if (!(t[i].prompt = malloc(sizeof *t[i].prompt * (size_t)n_prompt))) die("out of memory", NULL);
         for (int32_t k = 0; k < n_prompt; k++) {
             b->seed = b->seed * 1664525u + 1013904223u;
@@ -211,9 +215,9 @@ static void compare(bench *b, enum work work, enum mode mode) {
     sample s = {0};
     for (int i = 0; i < b->n_rounds; i++) {
         sample a = {0};
-        if (i % 2 == 0) a = run(b, work, MODE_NONE);
-        s = run(b, work, mode);
-        if (i % 2 == 1) a = run(b, work, MODE_NONE);
+        if (i % 2 == 0) a = run(b, b->plain, work, MODE_NONE);
+        s = run(b, b->model, work, mode);
+        if (i % 2 == 1) a = run(b, b->plain, work, MODE_NONE);
         base[i] = a.seconds, with[i] = s.seconds, ratio[i] = s.seconds / a.seconds;
     }
     double r = median(ratio, b->n_rounds), t0 = median(base, b->n_rounds), t1 = median(with, b->n_rounds);
@@ -236,8 +240,8 @@ static void print_sums(bench *b) {
     for (int m = MODE_ONE; m < MODE_ALL; m++) {
         uint64_t sum = 0xcbf29ce484222325u;
         b->seed = 77, b->sum = &sum;
-        sample s = run(b, WORK_PREFILL, (enum mode)m);
-        (void)run(b, WORK_DECODE, (enum mode)m);
+        sample s = run(b, b->model, WORK_PREFILL, (enum mode)m);
+        (void)run(b, b->model, WORK_DECODE, (enum mode)m);
         b->sum = NULL;
         printf("sum %-32s %016" PRIx64 " %.1f MiB\n", mode_name[m], sum, (double)s.bytes / 1048576);
     }
@@ -284,7 +288,7 @@ int main(int argc, char **argv) {
     bench b = {.n_prefill = 512, .n_decode = 128, .n_streams = 1, .n_rounds = 7, .seed = 1};
     const char *only_work = NULL;
     int n_loads = 0;
-    bool only_attention = false, no_attention = false, sums = false;
+    bool only_attention = false, no_attention = false, sums = false, against_no_hooks = false, nothing = false;
     glia_model_params mp;
     glia_model_params_init(&mp);
     mp.n_parallel = 1;
@@ -293,6 +297,8 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--json")) { b.json = true; continue; }
         if (!strcmp(argv[i], "--attention")) { only_attention = true; continue; }
         if (!strcmp(argv[i], "--no-attention")) { no_attention = true; continue; }
+        if (!strcmp(argv[i], "--against-no-hooks")) { against_no_hooks = true; continue; }
+        if (!strcmp(argv[i], "--nothing")) { nothing = true; continue; }
         if (!strcmp(argv[i], "--cpu-time")) { time_by = CLOCK_PROCESS_CPUTIME_ID; continue; }
         if (!strcmp(argv[i], "--sums")) { sums = true; continue; }
         if (!value) { fprintf(stderr, "bench_tap: %s: no value\n", argv[i]); return 2; }
@@ -311,7 +317,7 @@ int main(int argc, char **argv) {
             fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--streams N] "
                             "[--work prefill|decode] [--loads N] [--threads N] "
                             "[--gpu-layers N] [--flash-attn on|off] [--staging auto|off|stops|always] "
-                            "[--attention | --no-attention] [--sums] [--cpu-time] [--json]\n");
+                            "[--attention | --no-attention | --nothing] [--against-no-hooks] [--sums] [--cpu-time] [--json]\n");
             return 2;
         }
         i++;
@@ -330,16 +336,24 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (glia_model_open(&b.model, &mp, &err)) die("model", &err);
+    b.plain = b.model;
+    if (against_no_hooks) {
+        glia_model_params p = mp;
+        p.no_hooks = true;
+        if (glia_model_open(&b.plain, &p, &err)) die("model without hooks", &err);
+    }
     glia_model_get_info(b.model, &b.info);
     if (b.info.hooks_refused) die(b.info.hooks_refused, NULL);
     for (int m = 0; m < N_MODES; m++) hooks_make(&b, (enum mode)m);
     if (!b.json) {
-        printf("%s, %d layers, width %d; libglia %s, llama.cpp %s; %d rounds, paired, order alternating\n", b.info.id,
-               b.info.n_layer, b.info.n_embd, glia_version(), glia_llama_version(), b.n_rounds);
+        printf("%s, %d layers, width %d; libglia %s, llama.cpp %s; %d rounds, paired, order alternating%s\n", b.info.id,
+               b.info.n_layer, b.info.n_embd, glia_version(), glia_llama_version(), b.n_rounds,
+               against_no_hooks ? ", against a model loaded without hooks" : "");
     }
-    int n_modes = no_attention ? MODE_PROBS_ONE : N_MODES;
+    int n_modes = nothing ? MODE_NONE + 1 : no_attention ? MODE_PROBS_ONE : N_MODES;
     if (sums) print_sums(&b), n_modes = 0;
-    for (int m = 0; m < n_modes; m++) run(&b, WORK_PREFILL, (enum mode)m); /* warm up */
+    for (int m = 0; m < n_modes; m++) run(&b, b.model, WORK_PREFILL, (enum mode)m); /* warm up */
+    if (b.plain != b.model) run(&b, b.plain, WORK_PREFILL, MODE_NONE);
     for (int w = 0; w < N_WORKS; w++) {
         if (only_work && strcmp(only_work, work_name[w])) continue;
         for (int m = MODE_NONE; m < n_modes; m++) {
@@ -347,6 +361,7 @@ int main(int argc, char **argv) {
         }
     }
     for (int m = 0; m < N_MODES; m++) free(b.hooks[m]);
+    if (b.plain != b.model) glia_model_close(b.plain);
     glia_model_close(b.model);
     return 0;
 }

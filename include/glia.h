@@ -220,6 +220,7 @@ typedef struct glia_model_params {
     int32_t capture_wait_ms; /* longest wait of a request for memory that others hold; 0: 30 s */
     glia_staging_mode staging;
     size_t staging_bytes;  /* device memory per device for rows on their way; 0: 256 MiB, less where little is free */
+    bool no_hooks;         /* serve text only: no callback runs between the graph's nodes; hooks and edits are refused */
     bool atlas_cache;      /* keep the verdict of the dry run at load in the user's cache folder (engine/atlas_cache.h) */
     bool (*on_progress)(float fraction, void *ud); /* load progress 0..1; false cancels.  May be NULL */
     void *progress_ud;

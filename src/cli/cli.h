@@ -37,7 +37,7 @@ typedef struct cli_options {
     int flash, kv_type, speculate, log_level, log_format; /* indices of choices */
     int32_t ttl_s, max_loaded;
     size_t memory_limit, capture_bytes, memory_budget, prompt_cache, store_limit;
-    bool json, no_atlas_cache, jit, no_jit;
+    bool json, no_atlas_cache, no_hooks, jit, no_jit;
 } cli_options;
 
 enum { CLI_N_FLAGS = 48 };

@@ -39,6 +39,7 @@ static size_t model_flags(cli_options *o, flag *t) {
         (flag){"--flash-attn", FLAG_CHOICE, &o->flash, "auto|on|off", "flash attention (auto)", 0, 0, flash_choices};
     t[n++] = (flag){"--cache-type", FLAG_CHOICE, &o->kv_type, "TYPE", "numbers of the KV cache: f16 (default), f32, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl", 0, 0,
                     kv_choices};
+    t[n++] = (flag){"--no-hooks", FLAG_SWITCH, &o->no_hooks, NULL, "text only: no activations, no interventions", 0, 0, NULL};
     t[n++] = (flag){"--no-atlas-cache",
                     FLAG_SWITCH,
                     &o->no_atlas_cache,
@@ -186,7 +187,7 @@ void cli_options_model(const cli_options *o, const char *path, glia_model_params
     p->n_threads = o->n_threads, p->n_gpu_layers = o->n_gpu_layers;
     p->flash = flash[o->flash], p->kv_type = (glia_kv_type)o->kv_type; /* choices in the order of the enum */
     p->memory_limit = o->memory_limit;
-    p->atlas_cache = !o->no_atlas_cache;
+    p->atlas_cache = !o->no_atlas_cache, p->no_hooks = o->no_hooks;
     p->stall_ms = o->stall_s * 1000;
     p->queue_limit = (size_t)o->queue;
     p->speculate = (glia_speculate)o->speculate;

@@ -43,7 +43,7 @@ static struct llama_context_params context_params(const glia_model *m, glia_work
     c.type_k = c.type_v = kv_type[p->kv_type];
     c.kv_unified = false; /* a stream per slot: attention reads only the cells of the slots in the pass */
     c.no_perf = true;
-    c.cb_eval = glia_tap_on_node, c.cb_eval_user_data = w->tap;
+    if (!p->no_hooks) c.cb_eval = glia_tap_on_node, c.cb_eval_user_data = w->tap;
     c.abort_callback = on_abort, c.abort_callback_data = w;
     return c;
 }
@@ -85,7 +85,7 @@ static bool stage(glia_worker *w) {
                               .stops = p->staging == GLIA_STAGING_STOPS,
                               .host_too = p->staging == GLIA_STAGING_ALWAYS};
     glia_staging *s = NULL;
-    if (p->staging == GLIA_STAGING_OFF) return true;
+    if (p->staging == GLIA_STAGING_OFF || p->no_hooks) return true;
     if (!glia_staging_new(&s, glia_bridge_sched(w->ctx), &sp)) return false;
     if (!s) return true;
     glia_tap_set_staging(w->tap, s);
@@ -159,11 +159,12 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     st = glia_worker_map(w, &hook_err);
     if (st == GLIA_ENOMEM) goto done;
     if (st) glia_log(GLIA_LOG_WARN, "no hooks: %s", hook_err.message);
+    if (m->params.no_hooks && m->atlas) glia_atlas_refuse(m->atlas, "the model was loaded without hooks (--no-hooks)");
     for (int32_t il = 0; m->atlas && m->atlas->attn && il < m->atlas->n_layer; il++) {
         m->info.flash_attention |= m->atlas->attn[il].flash; /* read from the graph: auto decides while it is built */
     }
     m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
-    if (!glia_tap_set_atlas(w->tap, m->atlas, llama_model_n_swa(m->lm) > 0, m->params.n_threads)) {
+    if (!glia_tap_set_atlas(w->tap, m->params.no_hooks ? NULL : m->atlas, llama_model_n_swa(m->lm) > 0, m->params.n_threads)) {
         st = GLIA_ENOMEM;
         goto done;
     }

@@ -25,7 +25,7 @@ class Help(ApiTest):
             self.assertIn("glia serve --model" if "demo" not in args and "inspect" not in args else "glia ", out)
         out = run("serve", "--help")[1]
         for flag in ("--model", "--listen", "--parallel", "--ctx", "--gpu-layers", "--threads", "--api-key", "--id",
-                     "--flash-attn", "--cache-type", "--batch", "--memory-limit", "--capture-memory", "--log-level", "--port-file"):
+                     "--flash-attn", "--cache-type", "--batch", "--memory-limit", "--capture-memory", "--no-hooks", "--log-level", "--port-file"):
             self.assertIn(flag, out)
         self.assertIn("curl", out)
 

@@ -204,6 +204,22 @@ class Adapters(ApiTest):
                 s.stop()
 
 
+class WithoutHooks(ApiTest):
+    def test_text_comes_and_hooks_are_refused_by_name(self):
+        s = harness.Server(harness.tiny(), args=["--no-hooks"])
+        try:
+            status, body = s.chat()
+            self.assertEqual(status, 200, body)
+            status, body = s.activations([{"layer": 0, "component": "resid_post"}])
+            self.assertEqual(status, 422, body)
+            self.assertIn("--no-hooks", body["error"]["message"])
+            status, body = s.chat(interventions=[{"layer": 0, "component": "resid_post", "op": "zero"}])
+            self.assertEqual(status, 422, body)
+            self.assertIn("--no-hooks", body["error"]["message"])
+        finally:
+            s.stop()
+
+
 class Queue(ApiTest):
     def test_priority_and_the_limit(self):
         """One slot, a queue of three: a fourth waiting request is a 429 with Retry-After; the most urgent goes first."""

@@ -221,6 +221,48 @@ static void info_and_points_tell_the_truth(void **s) {
     glia_model_close(m);
 }
 
+static void without_hooks_the_text_is_the_same_and_hooks_are_refused(void **s) {
+    (void)s;
+    static const int32_t prompt[] = {'T', 'h', 'e', ' ', 'f', 'o', 'x'};
+    static const glia_hook hook = {.point = GLIA_POINT_RESID_POST, .layer = 1, .phases = GLIA_PHASE_ALL};
+    static const glia_edit edit = {.where = {.point = GLIA_POINT_RESID_POST, .layer = 1, .phases = GLIA_PHASE_ALL},
+                                   .op = GLIA_EDIT_ZERO};
+    const char *refusal = "loaded without hooks";
+    glia_model_params mp;
+    glia_model *m, *with = open_model(tiny_model("llama"), 2, 64, 32);
+    glia_err err;
+    glia_model_params_init(&mp);
+    mp.path = tiny_model("llama"), mp.n_parallel = 2, mp.n_ctx = 64, mp.n_batch = 32, mp.n_threads = test_threads();
+    mp.flash = GLIA_FLASH_OFF, mp.kv_type = GLIA_KV_F32, mp.no_hooks = true;
+    assert_int_equal(glia_model_open(&m, &mp, &err), GLIA_OK);
+
+    glia_model_info i;
+    glia_point_info pi;
+    glia_model_get_info(m, &i);
+    assert_non_null(i.hooks_refused);
+    assert_non_null(strstr(i.hooks_refused, refusal));
+    assert_true(glia_model_point(m, GLIA_POINT_RESID_POST, 1, &pi));
+    assert_int_equal(pi.grade, GLIA_GRADE_ABSENT);
+    assert_non_null(strstr(pi.reason, refusal));
+
+    glia_request_params p = greedy(prompt, 7, 20);
+    result *a = run_request(with, &p), *b = run_request(m, &p);
+    assert_int_equal(b->err.status, GLIA_OK);
+    assert_int_equal(b->n_ids, 20);
+    assert_memory_equal(a->ids, b->ids, sizeof *a->ids * 20);
+    result_free(a), result_free(b);
+
+    glia_request *r = NULL;
+    p.hooks = &hook, p.n_hooks = 1;
+    assert_int_equal(glia_request_submit(&r, m, &p, &err), GLIA_EHOOK);
+    assert_non_null(strstr(err.message, refusal));
+    p.n_hooks = 0, p.edits = &edit, p.n_edits = 1;
+    assert_int_equal(glia_request_submit(&r, m, &p, &err), GLIA_EHOOK);
+    assert_non_null(strstr(err.message, refusal));
+    glia_model_close(with);
+    glia_model_close(m);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(missing_file_and_folder_are_named),
@@ -234,6 +276,7 @@ int main(void) {
         cmocka_unit_test(quantized_cache_needs_flash_attention),
         cmocka_unit_test(context_beyond_learned_positions_is_refused),
         cmocka_unit_test(info_and_points_tell_the_truth),
+        cmocka_unit_test(without_hooks_the_text_is_the_same_and_hooks_are_refused),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
