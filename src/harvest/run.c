@@ -15,6 +15,7 @@
 #include "harvest/record.h"
 #include "harvest/shard.h"
 #include "harvest/top.h"
+#include "store/filehash.h"
 #include "store/newfile.h"
 #include "store/safetensors.h"
 #include <dirent.h>
@@ -61,6 +62,7 @@ typedef struct run {
     glia_lines *lines;
     glia_manifest m;  /* the writer thread's while one is sealing: totals of what is sealed */
     glia_shard shard; /* being filled */
+    glia_shard spare; /* memory of one that was sealed, for the next */
     glia_moments *moments;
     glia_top *top;      /* [n]; NULL: not asked for */
     int32_t *widths;    /* [n] of rows before a projection */
@@ -187,7 +189,7 @@ static glia_status describe(run *r, glia_err *err) {
         return glia_fail(err, GLIA_EINVAL, "a window of %d tokens does not fit the context of %d: give --ctx %d",
                          (int)m->window, (int)r->info.n_ctx, (int)m->window);
     }
-    return glia_file_sha256(r->info.path, m->model.sha256, stop_hashing, r, err);
+    return glia_filehash(r->info.path, m->model.sha256, stop_hashing, r, err);
 }
 
 /* What the folder was begun with must be what is asked now. */
@@ -472,7 +474,8 @@ static glia_status sealed(run *r, glia_err *err) {
     if (!s->started) return GLIA_OK;
     (void)pthread_join(s->thread, NULL);
     s->started = false;
-    glia_shard_clear(&s->rows);
+    glia_shard_clear(&r->spare);
+    r->spare = s->rows, s->rows = (glia_shard){0};
     if (s->status) {
         r->broken = true;
         if (err) *err = s->err;
@@ -580,7 +583,14 @@ static glia_status make_room(run *r, size_t rows, bool *quota, glia_err *err) {
         if (left < most) most = left;
     }
     size_t capacity = (size_t)(most / r->row_bytes);
-    return glia_shard_init(&r->shard, r->columns, r->n, capacity > rows ? capacity : rows, r->p->dtype, err);
+    if (capacity < rows) capacity = rows;
+    if (r->spare.columns && r->spare.capacity == capacity) {
+        r->shard = r->spare, r->spare = (glia_shard){0};
+        glia_shard_empty(&r->shard);
+        return GLIA_OK;
+    }
+    glia_shard_clear(&r->spare);
+    return glia_shard_init(&r->shard, r->columns, r->n, capacity, r->p->dtype, err);
 }
 
 static void take_frames(run *r, const flight *f, const glia_event *ev) {
@@ -723,6 +733,7 @@ static void clear(run *r) {
     glia_free(r->sealing.moments);
     glia_free(r->scratch);
     glia_shard_clear(&r->shard);
+    glia_shard_clear(&r->spare);
     glia_lines_close(r->lines);
     glia_manifest_clear(&r->m);
     glia_free(r->columns);
@@ -735,6 +746,7 @@ static glia_status finish(run *r, bool complete, glia_err *err) {
     glia_status st = sealed(r, err);
     if (st || !r->ready || r->broken) return st;
     glia_shard_drop(&r->shard);
+    complete |= r->m.complete && r->rows == r->m.rows; /* stopped before it found out that there is nothing to do */
     if (r->rows == r->m.rows && complete == r->m.complete && r->m.statistics.file[0]) {
         if (!r->p->writer) return GLIA_OK;
         return glia_harvest_record(&r->m, complete ? GLIA_RUN_SEALED : GLIA_RUN_STOPPED, r->p->writer, err);

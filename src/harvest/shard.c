@@ -78,6 +78,11 @@ void glia_shard_drop(glia_shard *s) {
     for (size_t i = 0; i < s->n_columns; i++) s->columns[i].pending = 0;
 }
 
+void glia_shard_empty(glia_shard *s) {
+    s->rows = 0;
+    glia_shard_drop(s);
+}
+
 /* ------------------------------------------------------------------ sealing */
 
 static const glia_st_dtype st_dtypes[] = {

@@ -39,6 +39,7 @@ void glia_shard_label(glia_shard *s, int64_t document, int32_t offset, const int
 /* True: every column and the labels got the same number of rows, which count from now on.  Otherwise they are dropped. */
 bool glia_shard_commit(glia_shard *s);
 void glia_shard_drop(glia_shard *s);
+void glia_shard_empty(glia_shard *s); /* no rows, the same memory */
 
 /* Write all committed rows as a safetensors file, whole or not at all. */
 glia_status glia_shard_seal(const glia_shard *s, const char *path, char sha256[GLIA_SHA256_HEX], uint64_t *bytes,

@@ -2,6 +2,7 @@
 #include "base/half.h"
 #include "base/io.h"
 #include "base/mem.h"
+#include "store/filehash.h"
 #include "store/newfile.h"
 #include "store/safetensors.h"
 #include "support.h"
@@ -54,6 +55,36 @@ static void a_committed_file_is_whole_and_hashed(void **s) {
     assert_int_equal(glia_file_slurp(in_dir("abc"), 2, &text, &n, &err), GLIA_ETOOLARGE);
     assert_int_equal(glia_file_slurp(in_dir("none"), 2, &text, &n, &err), GLIA_ENOTFOUND);
     assert_false(exists(in_dir(".abc.part")));
+}
+
+static bool stop_at_once(void *ud) {
+    ++*(int *)ud;
+    return true;
+}
+
+/* The second time nothing is read; whatever changes the file makes it another one. */
+static void a_remembered_hash_is_that_of_the_file_as_it_is(void **s) {
+    (void)s;
+    char a[GLIA_SHA256_HEX], b[GLIA_SHA256_HEX];
+    glia_err err;
+    int read = 0;
+    assert_int_equal(glia_newfile_put(in_dir("model"), "abc", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(in_dir("model"), a, stop_at_once, &read, &err), GLIA_ECANCELLED);
+    assert_int_equal(glia_filehash(in_dir("model"), a, NULL, NULL, &err), GLIA_OK);
+    assert_string_equal(a, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert_int_equal(read, 1);
+    assert_int_equal(glia_filehash(in_dir("model"), b, stop_at_once, &read, &err), GLIA_OK);
+    assert_string_equal(a, b);
+    assert_int_equal(read, 1);
+    FILE *f = fopen(in_dir("model"), "r+"); /* as many bytes, in place */
+    assert_non_null(f);
+    assert_int_equal(fputs("xyz", f) >= 0 && !fclose(f), 1);
+    assert_int_equal(glia_filehash(in_dir("model"), b, NULL, NULL, &err), GLIA_OK);
+    assert_string_not_equal(a, b);
+    assert_int_equal(glia_newfile_put(in_dir("model"), "abc", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(in_dir("model"), b, NULL, NULL, &err), GLIA_OK);
+    assert_string_equal(a, b);
+    assert_int_equal(glia_filehash(in_dir("none"), b, NULL, NULL, &err), GLIA_EIO);
 }
 
 static void without_commit_nothing_changes(void **s) {
@@ -239,6 +270,7 @@ static void floats_pack_as_little_endian(void **s) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_committed_file_is_whole_and_hashed),
+        cmocka_unit_test(a_remembered_hash_is_that_of_the_file_as_it_is),
         cmocka_unit_test(without_commit_nothing_changes),
         cmocka_unit_test(every_failing_io_call_leaves_old_or_new),
         cmocka_unit_test(folders_and_missing_folders_are_named),
