@@ -16,7 +16,7 @@ import unittest
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
 BUILD = os.getcwd()
 SOAK, EDIT = "tests/test_unit_soak", "tests/test_unit_edit"
-PREFIX, STAGING = "tests/test_unit_prefix", "tests/test_unit_staging"
+PREFIX, STAGING, ENDS = "tests/test_unit_prefix", "tests/test_unit_staging", "tests/test_unit_ends"
 ATTENTION_EDIT = "tests/test_unit_attention_edit"
 REQUESTS = "150"
 SEEDS = ("20261123", "7", "8")
@@ -118,6 +118,20 @@ STAGING_MUTANTS = {
         ("glia_staging_copy(t->staging, x, sp->x0 * row,", "glia_staging_copy(t->staging, x, (sp->x0 - (sp->x0 > 0)) * row,", 1)]},
     "rows that lie apart staged as one piece": {"src/tap/capture.c": [
         ("if (!w->mask[r - w->row0]) return false;", "", 1)]},
+}
+
+# passes that end early
+ENDS_MUTANTS = {
+    "half a cache offered as a prefix": {"src/engine/pass.c": [
+        ("if (end < w->m->atlas->last_store) spoil(w);", "", 1)]},
+    "a pass ends where somebody else keeps the cache": {"src/engine/pass.c": [
+        ("if (!s->leaves_nothing && w->m->atlas->last_store > end) end = w->m->atlas->last_store;", "", 1)]},
+    "a pass ends before somebody draws": {"src/engine/pass.c": [
+        ("if (s->state == GLIA_SLOT_DECODE || s->draw_row >= 0 || s->req->prompt_logprobs) return INT32_MAX;", "", 1)]},
+    "a pass ends at the lowest hook": {"src/engine/admit.c": [
+        ("if (pl && pl->node > s->end_node)", "if (pl && (s->end_node < 0 || pl->node < s->end_node))", 1)]},
+    "a pass ends before its rows are proven": {"src/tap/tap.c": [
+        ("if (node < t->at->last_proof) node = t->at->last_proof;", "", 1)]},
 }
 
 
@@ -223,6 +237,9 @@ class Mutation(unittest.TestCase):
 
     def test_every_mutant_of_staging_is_found(self):
         self.all_found(STAGING, STAGING_MUTANTS, (None,))
+
+    def test_every_mutant_of_early_ends_is_found(self):
+        self.all_found(ENDS, ENDS_MUTANTS, (None,))
 
 
 if __name__ == "__main__":
