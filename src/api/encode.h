@@ -7,8 +7,8 @@
 
 enum { GLIA_FLOAT_CHARS = 24 }; /* enough for any result of glia_float_text, NUL included */
 
-/* A decimal that reads back as exactly x, as short as such a decimal is (a digit longer in about one of 10^7 cases).
- * Always a JSON number with a point or an exponent; NaN and infinities have no JSON form: "null".  Returns its length. */
+/* The shortest decimal that reads back as exactly x, of these the nearest to it (decimal.c).  Always a JSON number with
+ * a point or an exponent; NaN and infinities have no JSON form: "null".  Returns its length. */
 size_t glia_float_text(float x, char out[GLIA_FLOAT_CHARS]);
 
 /* RFC 4648 §4 with padding.  Text of pieces may be joined when every piece but the last is a multiple of 3 bytes. */
