@@ -3,6 +3,7 @@
 #include "base/io.h"
 #include "base/mem.h"
 #include "harvest/manifest.h"
+#include "harvest/shard.h"
 #include "store/newfile.h"
 #include "store/safetensors.h"
 #include "support.h"
@@ -605,6 +606,48 @@ static void statistics_alone_need_no_shards(void **s) {
     expected_free(all);
 }
 
+static void is_near(double got, long double expected) {
+    if (fabsl((long double)got - expected) > 1e-12L * (fabsl(expected) + 1e-300L))
+        fail_msg("%.17g, not %.17Lg", got, expected);
+}
+
+static void statistics_are_those_of_all_rows_however_they_come(void **s) {
+    (void)s;
+    static const int widths[] = {1, 2, 3, 4, 5, 7, 8, 13, 66};
+    enum { ROWS = 29, MOST = 66 };
+    static float x[ROWS * MOST];
+    double scratch[2 * MOST];
+    for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
+        size_t d = (size_t)widths[k];
+        glia_moments all;
+        long double norm_sum = 0, norm_max = 0;
+        for (size_t i = 0; i < ROWS * d; i++) x[i] = (float)((double)(i * 2654435761u % 1000003) / 1e5 - (i % 3 ? 4 : 6));
+        assert_int_equal(glia_moments_init(&all, widths[k], NULL), GLIA_OK);
+        for (size_t at = 0, n = 1; at < ROWS; at += n, n = n % 5 + 1) {
+            if (n > ROWS - at) n = ROWS - at;
+            glia_moments_add(&all, x + at * d, n, scratch);
+            glia_moments_add(&all, x + at * d, 0, scratch);
+        }
+        for (size_t r = 0; r < ROWS; r++) {
+            long double ss = 0;
+            for (size_t i = 0; i < d; i++) ss += (long double)x[r * d + i] * (long double)x[r * d + i];
+            norm_sum += sqrtl(ss);
+            if (sqrtl(ss) > norm_max) norm_max = sqrtl(ss);
+        }
+        assert_int_equal(all.count, ROWS);
+        is_near(all.norm_sum, norm_sum);
+        is_near(all.norm_max, norm_max);
+        for (size_t i = 0; i < d; i++) {
+            long double mean = 0, ss = 0;
+            for (size_t r = 0; r < ROWS; r++) mean += (long double)x[r * d + i] / ROWS;
+            for (size_t r = 0; r < ROWS; r++) ss += (x[r * d + i] - mean) * (x[r * d + i] - mean);
+            is_near(all.mean[i], mean);
+            is_near(all.m2[i], ss);
+        }
+        glia_moments_clear(&all);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_and_labels_are_those_of_single_requests),
@@ -619,6 +662,7 @@ int main(void) {
         cmocka_unit_test(projected_rows_are_rows_times_directions),
         cmocka_unit_test(a_piece_may_fill_the_context),
         cmocka_unit_test(statistics_alone_need_no_shards),
+        cmocka_unit_test(statistics_are_those_of_all_rows_however_they_come),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
