@@ -6,13 +6,6 @@
 #include "base/err.h"
 #include <string.h>
 
-static bool with_view(void *ud, glia_http_request *rq, glia_view_models *v) {
-    glia_err err;
-    if (!glia_view_open(v, ud, &err)) return true;
-    (void)glia_http_reply_error(rq, &err);
-    return false;
-}
-
 /* ------------------------------------------------------------------ v0 */
 
 static int32_t context_of(const glia_instance *i) {
@@ -60,7 +53,7 @@ static void add_v0_list(glia_buf *b, const glia_view_models *v) {
 void glia_on_v0_models(void *ud, glia_http_request *rq) {
     glia_view_models v;
     glia_buf b = {0};
-    if (!with_view(ud, rq, &v)) return;
+    if (!glia_view_serve(&v, ud, rq)) return;
     glia_buf_adds(&b, "{\"object\":\"list\",\"data\":[");
     add_v0_list(&b, &v);
     glia_buf_adds(&b, "]}\n");
@@ -72,15 +65,8 @@ void glia_on_v0_model(void *ud, glia_http_request *rq) {
     glia_view_models v;
     const glia_instance *in;
     const glia_model_file *f;
-    glia_err err;
     glia_buf b = {0};
-    if (!with_view(ud, rq, &v)) return;
-    const char *id = glia_registry_unalias(v.app->models, glia_http_param(rq, "id"));
-    if (glia_view_find(&v, id, &in, &f, &err)) {
-        (void)glia_http_reply_error(rq, &err);
-        glia_view_clear(&v);
-        return;
-    }
+    if (!glia_view_serve_one(&v, ud, rq, &in, &f)) return;
     add_v0(&b, in && in->state == GLIA_LOAD_READY ? in->id : f->key, f, in);
     glia_buf_adds(&b, "\n");
     glia_view_clear(&v);
@@ -232,7 +218,7 @@ void glia_add_v1_models(glia_buf *b, const glia_view_models *v) {
 void glia_on_v1_models(void *ud, glia_http_request *rq) {
     glia_view_models v;
     glia_buf b = {0};
-    if (!with_view(ud, rq, &v)) return;
+    if (!glia_view_serve(&v, ud, rq)) return;
     glia_add_v1_models(&b, &v);
     glia_buf_adds(&b, "\n");
     glia_view_clear(&v);

@@ -186,14 +186,14 @@ static bool open_body(glia_http_request *rq, yyjson_doc **doc, yyjson_val **root
     return false;
 }
 
-void glia_on_v1_load(void *ud, glia_http_request *rq) {
-    glia_app *app = ud;
+void glia_load_serve(glia_app *app, glia_http_request *rq, glia_load_parser parse,
+                     glia_status (*work)(glia_task *t, void *ud, glia_buf *reply, glia_err *err)) {
     glia_err err;
     yyjson_doc *doc;
     yyjson_val *root;
     if (!open_body(rq, &doc, &root)) return;
     glia_load_request parsed, *l;
-    glia_status st = glia_load_parse(app, root, &parsed, &err);
+    glia_status st = parse(app, root, &parsed, &err);
     if (!st && !(l = glia_memdup(&parsed, sizeof parsed)))
         st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
     if (st) {
@@ -203,8 +203,10 @@ void glia_on_v1_load(void *ud, glia_http_request *rq) {
     }
     l->doc = doc;
     glia_task_serve(app->tasks, rq,
-                    &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
+                    &(glia_task_params){.kind = "load", .work = work, .ud = l, .free_ud = glia_load_request_free});
 }
+
+void glia_on_v1_load(void *ud, glia_http_request *rq) { glia_load_serve(ud, rq, glia_load_parse, load_work); }
 
 /* ------------------------------------------------------------------ unload */
 

@@ -72,6 +72,24 @@ glia_status glia_view_find(const glia_view_models *v, const char *name, const gl
     return GLIA_OK;
 }
 
+bool glia_view_serve(glia_view_models *v, glia_app *app, glia_http_request *rq) {
+    glia_err err;
+    if (!glia_view_open(v, app, &err)) return true;
+    (void)glia_http_reply_error(rq, &err);
+    return false;
+}
+
+bool glia_view_serve_one(glia_view_models *v, glia_app *app, glia_http_request *rq, const glia_instance **i,
+                         const glia_model_file **f) {
+    glia_err err;
+    if (!glia_view_serve(v, app, rq)) return false;
+    const char *id = glia_registry_unalias(app->models, glia_http_param(rq, "id"));
+    if (!glia_view_find(v, id, i, f, &err)) return true;
+    (void)glia_http_reply_error(rq, &err);
+    glia_view_clear(v);
+    return false;
+}
+
 const glia_instance *glia_view_current(const glia_view_models *v) {
     for (size_t i = 0; i < v->instances->n; i++) {
         if (v->instances->items[i].state == GLIA_LOAD_READY) return &v->instances->items[i];

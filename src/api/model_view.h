@@ -22,6 +22,10 @@ typedef struct glia_view_models {
 
 glia_status glia_view_open(glia_view_models *v, glia_app *app, glia_err *err);
 void glia_view_clear(glia_view_models *v);
+/* For a request: false when it was answered with the error instead.  one: the model that its path names as {id}. */
+bool glia_view_serve(glia_view_models *v, glia_app *app, glia_http_request *rq);
+bool glia_view_serve_one(glia_view_models *v, glia_app *app, glia_http_request *rq, const glia_instance **i,
+                         const glia_model_file **f);
 bool glia_is_instance_of(const glia_instance *i, const glia_model_file *f);
 /* What a name means: an instance by its id, else a file.  ENOTFOUND as EMODEL. */
 glia_status glia_view_find(const glia_view_models *v, const char *name, const glia_instance **i,

@@ -8,13 +8,6 @@
 #include "base/mem.h"
 #include <string.h>
 
-static bool with_view(void *ud, glia_http_request *rq, glia_view_models *v) {
-    glia_err err;
-    if (!glia_view_open(v, ud, &err)) return true;
-    (void)glia_http_reply_error(rq, &err);
-    return false;
-}
-
 static bool is_ready(const glia_instance *i) { return i && i->state == GLIA_LOAD_READY; }
 
 /* ------------------------------------------------------------------ what is there */
@@ -23,7 +16,7 @@ void glia_on_models_available(void *ud, glia_http_request *rq) {
     glia_view_models v;
     glia_buf b = {0}, loaded = {0};
     size_t n_loaded = 0;
-    if (!with_view(ud, rq, &v)) return;
+    if (!glia_view_serve(&v, ud, rq)) return;
     glia_buf_adds(&b, "{\"available_models\":[");
     for (size_t i = 0; i < v.n; i++) {
         const glia_model_file *f = v.seen[i].file;
@@ -81,7 +74,7 @@ static void add_short(glia_buf *b, const char *id, const glia_model_file *f, con
 void glia_on_scope_models(void *ud, glia_http_request *rq) {
     glia_view_models v;
     glia_buf b = {0};
-    if (!with_view(ud, rq, &v)) return;
+    if (!glia_view_serve(&v, ud, rq)) return;
     const glia_instance *current = glia_view_current(&v);
     glia_buf_adds(&b, "{\"models\":[");
     for (size_t i = 0; i < v.n; i++) {
@@ -101,15 +94,8 @@ void glia_on_scope_model(void *ud, glia_http_request *rq) {
     glia_view_models v;
     const glia_instance *in;
     const glia_model_file *f;
-    glia_err err;
     glia_buf b = {0};
-    if (!with_view(ud, rq, &v)) return;
-    const char *id = glia_http_param(rq, "id");
-    if (glia_view_find(&v, glia_registry_unalias(v.app->models, id), &in, &f, &err)) {
-        (void)glia_http_reply_error(rq, &err);
-        glia_view_clear(&v);
-        return;
-    }
+    if (!glia_view_serve_one(&v, ud, rq, &in, &f)) return;
     add_short(&b, is_ready(in) ? in->id : f->key, f, in, in && in == glia_view_current(&v));
     glia_buf_adds(&b, "\n");
     glia_view_clear(&v);
@@ -174,24 +160,4 @@ static glia_status load_work(glia_task *t, void *ud, glia_buf *b, glia_err *err)
     return GLIA_OK;
 }
 
-void glia_on_scope_load(void *ud, glia_http_request *rq) {
-    glia_app *app = ud;
-    glia_err err;
-    yyjson_doc *doc = NULL;
-    yyjson_val *root;
-    glia_load_request parsed, *l = NULL;
-    size_t n;
-    const char *body = glia_http_body(rq, &n);
-    glia_status st = glia_json_parse_object(&doc, &root, body, n, &err);
-    if (!st) st = parse_load(app, root, &parsed, &err);
-    if (!st && !(l = glia_memdup(&parsed, sizeof parsed)))
-        st = glia_fail(&err, GLIA_ENOMEM, "no memory for the request");
-    if (st) {
-        yyjson_doc_free(doc);
-        (void)glia_http_reply_error(rq, &err);
-        return;
-    }
-    l->doc = doc;
-    glia_task_serve(app->tasks, rq,
-                    &(glia_task_params){.kind = "load", .work = load_work, .ud = l, .free_ud = glia_load_request_free});
-}
+void glia_on_scope_load(void *ud, glia_http_request *rq) { glia_load_serve(ud, rq, parse_load, load_work); }

@@ -154,3 +154,28 @@ double worst_error(const float *got, const float *want, size_t n) {
     }
     return err / top;
 }
+
+static char folder[64];
+
+int test_make_dir(void **state) {
+    (void)state;
+    strcpy(folder, "/tmp/glia-test-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+int test_remove_dir(void **state) {
+    (void)state;
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    return system(command);
+}
+
+const char *test_dir(void) { return folder; }
+
+const char *test_path(const char *name) {
+    static char path[8][256];
+    static int i;
+    i = (i + 1) % 8;
+    snprintf(path[i], sizeof path[i], "%s/%s", folder, name);
+    return path[i];
+}

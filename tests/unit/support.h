@@ -15,6 +15,12 @@ const char *tiny_model(const char *family); /* path of a generated model; static
 glia_model *open_model(const char *path, int n_parallel, int n_ctx, int n_batch); /* f32 cache, no flash attention */
 glia_model *open_model_with(const char *path, int n_parallel, int n_ctx, int n_batch, glia_flash flash, glia_kv_type kv);
 
+/* A folder of this program's own, as a group's setup and teardown; the path of a file in it: one of eight static buffers. */
+int test_make_dir(void **state);
+int test_remove_dir(void **state);
+const char *test_dir(void);
+const char *test_path(const char *name);
+
 typedef struct rows {
     float *data;        /* [n, width]; attention: [n, n_heads, n_cols] with the columns of the last row */
     int32_t *idx;       /* [n, width] of a top-k, else NULL */

@@ -13,29 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-static char dir[64];
-
-static int make_dir(void **s) {
-    (void)s;
-    strcpy(dir, "/tmp/glia-models-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **s) {
-    (void)s;
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
-
-static const char *in_dir(const char *name) {
-    static char path[8][256];
-    static int i;
-    i = (i + 1) % 8;
-    snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
-    return path[i];
-}
-
 /* ------------------------------------------------------------------ files */
 
 static void put_u64(FILE *f, uint64_t v) { fwrite(&v, 8, 1, f); }
@@ -48,7 +25,7 @@ static void put_text(FILE *f, const char *s) {
 /* A file of an architecture, a type of weights and so many of them. */
 static void make_file(const char *name, const char *arch, uint32_t file_type, uint64_t n) {
     char command[400];
-    const char *path = in_dir(name);
+    const char *path = test_path(name);
     snprintf(command, sizeof command, "mkdir -p \"$(dirname '%s')\"", path);
     assert_int_equal(system(command), 0);
     FILE *f = fopen(path, "wb");
@@ -67,7 +44,7 @@ static void make_file(const char *name, const char *arch, uint32_t file_type, ui
 static glia_catalogue *open_catalogue(const char *db) {
     glia_catalogue *c;
     glia_err err;
-    const char *dirs[] = {in_dir("m"), in_dir("not-there")};
+    const char *dirs[] = {test_path("m"), test_path("not-there")};
     assert_int_equal(glia_catalogue_new(&c, dirs, 2, db, &err), GLIA_OK);
     return c;
 }
@@ -204,7 +181,7 @@ static void new_changed_and_removed_files_are_seen(void **s) {
     (void)s;
     make_file("m/a/One/one.gguf", "llama", 1, 5);
     make_file("m/a/Bad/bad.gguf", "llama", 1, 5);
-    assert_int_equal(truncate(in_dir("m/a/Bad/bad.gguf"), 40), 0);
+    assert_int_equal(truncate(test_path("m/a/Bad/bad.gguf"), 40), 0);
     glia_catalogue *c = open_catalogue(NULL);
     const glia_models *old = get(c);
     assert_int_equal(old->n, 1);
@@ -221,7 +198,7 @@ static void new_changed_and_removed_files_are_seen(void **s) {
     glia_models_unref(same);
     same = get(c); /* looked through again: nothing changed, it is the same list */
     assert_ptr_equal(same, now);
-    assert_int_equal(unlink(in_dir("m/a/One/one.gguf")), 0);
+    assert_int_equal(unlink(test_path("m/a/One/one.gguf")), 0);
     const glia_models *last = get(c);
     assert_int_equal(last->n, 2);
     glia_models_unref(old);
@@ -247,13 +224,13 @@ static size_t rows_in(const char *db) {
 static void headers_are_remembered_over_runs(void **s) {
     (void)s;
     make_file("m/a/One/one.gguf", "llama", 7, 5);
-    const char *db = in_dir("db.sqlite");
+    const char *db = test_path("db.sqlite");
     glia_catalogue *c = open_catalogue(db);
     glia_models_unref(get(c));
     glia_catalogue_free(c);
     assert_int_equal(rows_in(db), 1);
     struct stat sb;
-    const char *path = in_dir("m/a/One/one.gguf");
+    const char *path = test_path("m/a/One/one.gguf");
     assert_int_equal(stat(path, &sb), 0);
     FILE *f = fopen(path, "r+b"); /* same size, same time, no GGUF any more */
     assert_non_null(f);
@@ -272,7 +249,7 @@ static void headers_are_remembered_over_runs(void **s) {
 static void a_damaged_or_foreign_memory_is_made_anew(void **s) {
     (void)s;
     make_file("m/a/One/one.gguf", "llama", 7, 5);
-    const char *db = in_dir("db.sqlite");
+    const char *db = test_path("db.sqlite");
     for (int i = 0; i < 3; i++) {
         if (i == 0) {
             FILE *f = fopen(db, "wb");
@@ -306,7 +283,7 @@ static void without_memory_nothing_is_lost(void **s) {
         glia_err err;
         glia_catalogue *c = NULL;
         const glia_models *m = NULL;
-        const char *dirs[] = {in_dir("m")};
+        const char *dirs[] = {test_path("m")};
         glia_fault_arm(n);
         glia_status st = glia_catalogue_new(&c, dirs, 1, NULL, &err);
         if (!st) st = glia_catalogue_get(c, 0, &m, &err);
@@ -345,7 +322,7 @@ static void same_bytes(const char *a, const char *b) {
 static glia_model_file source(const char *name) {
     glia_model_file f;
     glia_err err;
-    if (glia_model_file_of_path(&f, in_dir(name), &err)) fail_msg("%s", err.message);
+    if (glia_model_file_of_path(&f, test_path(name), &err)) fail_msg("%s", err.message);
     return f;
 }
 
@@ -357,8 +334,8 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
     glia_download_info i;
     glia_err err;
     bool already;
-    const char *to = in_dir("m/local/big/big.gguf"), *part = in_dir("m/local/big/.big.gguf.part");
-    assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+    const char *to = test_path("m/local/big/big.gguf"), *part = test_path("m/local/big/.big.gguf.part");
+    assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
     assert_false(already);
     i = wait_for(d, i.id);
     assert_int_equal(i.state, GLIA_DOWNLOAD_COMPLETED);
@@ -366,7 +343,7 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
     assert_int_equal(i.total, f.bytes);
     same_bytes(to, f.path);
     assert_int_equal(access(part, F_OK), -1);
-    assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+    assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
     assert_true(already);
 
     /* half of it is there, then half of something else */
@@ -375,7 +352,7 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
         snprintf(command, sizeof command, "rm '%s' && head -c 2000000 '%s' >'%s'", to,
                  foreign ? "/dev/urandom" : f.path, part);
         assert_int_equal(system(command), 0);
-        assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+        assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
         i = wait_for(d, i.id);
         assert_int_equal(i.state, GLIA_DOWNLOAD_COMPLETED);
         assert_int_equal(i.done, i.total);
@@ -385,7 +362,7 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
     /* a wrong checksum leaves nothing; the right one in a file beside it is found */
     static const char wrong[] = "0000000000000000000000000000000000000000000000000000000000000000";
     assert_int_equal(unlink(to), 0);
-    assert_int_equal(glia_download_start(d, &f, in_dir("m"), wrong, &i, &already, &err), GLIA_OK);
+    assert_int_equal(glia_download_start(d, &f, test_path("m"), wrong, &i, &already, &err), GLIA_OK);
     i = wait_for(d, i.id);
     assert_int_equal(i.state, GLIA_DOWNLOAD_FAILED);
     assert_non_null(strstr(i.err.message, "SHA-256"));
@@ -393,7 +370,7 @@ static void a_download_is_whole_resumed_and_checked(void **s) {
     char command[600];
     snprintf(command, sizeof command, "sha256sum '%s' >'%s.sha256'", f.path, f.path);
     assert_int_equal(system(command), 0);
-    assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+    assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
     assert_int_equal(wait_for(d, i.id).state, GLIA_DOWNLOAD_COMPLETED);
     assert_false(glia_download_get(d, "job_0000000000", &i));
     glia_downloads_free(d);
@@ -409,11 +386,11 @@ static void parts_and_projector_come_along(void **s) {
     glia_err err;
     bool already;
     glia_download_info i;
-    const char *dirs[] = {in_dir("mirror")};
+    const char *dirs[] = {test_path("mirror")};
     assert_int_equal(glia_catalogue_new(&c, dirs, 1, NULL, &err), GLIA_OK);
     const glia_models *m = get(c);
     glia_downloads *d = glia_downloads_new();
-    assert_int_equal(glia_download_start(d, find(m, "pub/split"), in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+    assert_int_equal(glia_download_start(d, find(m, "pub/split"), test_path("m"), NULL, &i, &already, &err), GLIA_OK);
     assert_int_equal(wait_for(d, i.id).state, GLIA_DOWNLOAD_COMPLETED);
     glia_downloads_free(d);
     glia_models_unref(m);
@@ -438,19 +415,19 @@ static void a_full_disk_fails_the_job_and_the_next_goes_on(void **s) {
         glia_download_info i;
         glia_err err;
         bool already;
-        (void)unlink(in_dir("m/local/a/a.gguf"));
+        (void)unlink(test_path("m/local/a/a.gguf"));
         glia_fault_arm_io(n);
-        assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+        assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
         i = wait_for(d, i.id);
         bool fired = glia_fault_io_fired();
         glia_fault_arm_io(0);
         assert_int_equal(i.state, fired ? GLIA_DOWNLOAD_FAILED : GLIA_DOWNLOAD_COMPLETED);
         if (fired) {
             assert_int_equal(i.err.status, GLIA_EIO);
-            assert_int_equal(access(in_dir("m/local/a/a.gguf"), F_OK), -1);
-            assert_int_equal(glia_download_start(d, &f, in_dir("m"), NULL, &i, &already, &err), GLIA_OK);
+            assert_int_equal(access(test_path("m/local/a/a.gguf"), F_OK), -1);
+            assert_int_equal(glia_download_start(d, &f, test_path("m"), NULL, &i, &already, &err), GLIA_OK);
             assert_int_equal(wait_for(d, i.id).state, GLIA_DOWNLOAD_COMPLETED);
-            same_bytes(in_dir("m/local/a/a.gguf"), f.path);
+            same_bytes(test_path("m/local/a/a.gguf"), f.path);
         }
         glia_downloads_free(d);
         if (!fired) {
@@ -461,7 +438,7 @@ static void a_full_disk_fails_the_job_and_the_next_goes_on(void **s) {
     fail();
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, make_dir, remove_dir)
+#define T(name) cmocka_unit_test_setup_teardown(name, test_make_dir, test_remove_dir)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

@@ -12,29 +12,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char dir[64];
-
-static int make_dir(void **s) {
-    (void)s;
-    strcpy(dir, "/tmp/glia-store-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **s) {
-    (void)s;
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
-
-static const char *in_dir(const char *name) {
-    static char path[4][128];
-    static int i;
-    i = (i + 1) % 4;
-    snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
-    return path[i];
-}
-
 static bool exists(const char *path) { return access(path, F_OK) == 0; }
 
 /* ------------------------------------------------------------------ new files */
@@ -44,17 +21,17 @@ static void a_committed_file_is_whole_and_hashed(void **s) {
     char hex[GLIA_SHA256_HEX], again[GLIA_SHA256_HEX], *text;
     size_t n;
     glia_err err;
-    assert_int_equal(glia_newfile_put(in_dir("abc"), "abc", 3, hex, &err), GLIA_OK);
+    assert_int_equal(glia_newfile_put(test_path("abc"), "abc", 3, hex, &err), GLIA_OK);
     /* FIPS 180-2, appendix B.1 */
     assert_string_equal(hex, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    assert_int_equal(glia_file_sha256(in_dir("abc"), again, NULL, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_file_sha256(test_path("abc"), again, NULL, NULL, &err), GLIA_OK);
     assert_string_equal(again, hex);
-    assert_int_equal(glia_file_slurp(in_dir("abc"), 3, &text, &n, &err), GLIA_OK);
+    assert_int_equal(glia_file_slurp(test_path("abc"), 3, &text, &n, &err), GLIA_OK);
     assert_string_equal(text, "abc");
     glia_free(text);
-    assert_int_equal(glia_file_slurp(in_dir("abc"), 2, &text, &n, &err), GLIA_ETOOLARGE);
-    assert_int_equal(glia_file_slurp(in_dir("none"), 2, &text, &n, &err), GLIA_ENOTFOUND);
-    assert_false(exists(in_dir(".abc.part")));
+    assert_int_equal(glia_file_slurp(test_path("abc"), 2, &text, &n, &err), GLIA_ETOOLARGE);
+    assert_int_equal(glia_file_slurp(test_path("none"), 2, &text, &n, &err), GLIA_ENOTFOUND);
+    assert_false(exists(test_path(".abc.part")));
 }
 
 static bool stop_at_once(void *ud) {
@@ -68,23 +45,23 @@ static void a_remembered_hash_is_that_of_the_file_as_it_is(void **s) {
     char a[GLIA_SHA256_HEX], b[GLIA_SHA256_HEX];
     glia_err err;
     int read = 0;
-    assert_int_equal(glia_newfile_put(in_dir("model"), "abc", 3, NULL, &err), GLIA_OK);
-    assert_int_equal(glia_filehash(in_dir("model"), a, stop_at_once, &read, &err), GLIA_ECANCELLED);
-    assert_int_equal(glia_filehash(in_dir("model"), a, NULL, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_newfile_put(test_path("model"), "abc", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(test_path("model"), a, stop_at_once, &read, &err), GLIA_ECANCELLED);
+    assert_int_equal(glia_filehash(test_path("model"), a, NULL, NULL, &err), GLIA_OK);
     assert_string_equal(a, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_int_equal(read, 1);
-    assert_int_equal(glia_filehash(in_dir("model"), b, stop_at_once, &read, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(test_path("model"), b, stop_at_once, &read, &err), GLIA_OK);
     assert_string_equal(a, b);
     assert_int_equal(read, 1);
-    FILE *f = fopen(in_dir("model"), "r+"); /* as many bytes, in place */
+    FILE *f = fopen(test_path("model"), "r+"); /* as many bytes, in place */
     assert_non_null(f);
     assert_int_equal(fputs("xyz", f) >= 0 && !fclose(f), 1);
-    assert_int_equal(glia_filehash(in_dir("model"), b, NULL, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(test_path("model"), b, NULL, NULL, &err), GLIA_OK);
     assert_string_not_equal(a, b);
-    assert_int_equal(glia_newfile_put(in_dir("model"), "abc", 3, NULL, &err), GLIA_OK);
-    assert_int_equal(glia_filehash(in_dir("model"), b, NULL, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_newfile_put(test_path("model"), "abc", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_filehash(test_path("model"), b, NULL, NULL, &err), GLIA_OK);
     assert_string_equal(a, b);
-    assert_int_equal(glia_filehash(in_dir("none"), b, NULL, NULL, &err), GLIA_EIO);
+    assert_int_equal(glia_filehash(test_path("none"), b, NULL, NULL, &err), GLIA_EIO);
 }
 
 static void without_commit_nothing_changes(void **s) {
@@ -93,14 +70,14 @@ static void without_commit_nothing_changes(void **s) {
     glia_err err;
     char *text;
     size_t n;
-    assert_int_equal(glia_newfile_put(in_dir("keep"), "old", 3, NULL, &err), GLIA_OK);
-    assert_int_equal(glia_newfile_open(&f, in_dir("keep"), &err), GLIA_OK);
+    assert_int_equal(glia_newfile_put(test_path("keep"), "old", 3, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_newfile_open(&f, test_path("keep"), &err), GLIA_OK);
     assert_int_equal(glia_newfile_write(f, "new content", 11, &err), GLIA_OK);
     glia_newfile_free(f);
-    assert_int_equal(glia_file_slurp(in_dir("keep"), 99, &text, &n, &err), GLIA_OK);
+    assert_int_equal(glia_file_slurp(test_path("keep"), 99, &text, &n, &err), GLIA_OK);
     assert_string_equal(text, "old");
     glia_free(text);
-    assert_false(exists(in_dir(".keep.part")));
+    assert_false(exists(test_path(".keep.part")));
 }
 
 static void every_failing_io_call_leaves_old_or_new(void **s) {
@@ -110,9 +87,9 @@ static void every_failing_io_call_leaves_old_or_new(void **s) {
         glia_err err = {0};
         char *text, hex[GLIA_SHA256_HEX];
         size_t n;
-        assert_int_equal(glia_newfile_put(in_dir("f"), "old", 3, NULL, NULL), GLIA_OK);
+        assert_int_equal(glia_newfile_put(test_path("f"), "old", 3, NULL, NULL), GLIA_OK);
         glia_fault_arm_io(k);
-        glia_status st = glia_newfile_put(in_dir("f"), "newer", 5, hex, &err);
+        glia_status st = glia_newfile_put(test_path("f"), "newer", 5, hex, &err);
         bool fired = glia_fault_io_fired();
         glia_fault_arm_io(0);
         if (!fired) {
@@ -122,10 +99,10 @@ static void every_failing_io_call_leaves_old_or_new(void **s) {
         failures++;
         assert_int_equal(st, GLIA_EIO);
         assert_non_null(strstr(err.message, "No space left"));
-        assert_int_equal(glia_file_slurp(in_dir("f"), 99, &text, &n, NULL), GLIA_OK);
+        assert_int_equal(glia_file_slurp(test_path("f"), 99, &text, &n, NULL), GLIA_OK);
         assert_true(!strcmp(text, "old") || !strcmp(text, "newer"));
         glia_free(text);
-        assert_false(exists(in_dir(".f.part")));
+        assert_false(exists(test_path(".f.part")));
     }
     assert_true(failures >= 5); /* create, write, fsync, rename, folder */
 }
@@ -134,12 +111,12 @@ static void folders_and_missing_folders_are_named(void **s) {
     (void)s;
     glia_newfile *f;
     glia_err err;
-    assert_int_equal(glia_newfile_open(&f, in_dir("no/such/file"), &err), GLIA_EIO);
+    assert_int_equal(glia_newfile_open(&f, test_path("no/such/file"), &err), GLIA_EIO);
     assert_null(f);
     assert_non_null(strstr(err.message, "no/such"));
     char *text;
     size_t n;
-    assert_int_equal(glia_file_slurp(dir, 99, &text, &n, &err), GLIA_EIO);
+    assert_int_equal(glia_file_slurp(test_dir(), 99, &text, &n, &err), GLIA_EIO);
 }
 
 /* ------------------------------------------------------------------ safetensors */
@@ -167,8 +144,8 @@ static void what_is_written_is_read(void **s) {
     glia_buf b = sample();
     glia_st *st;
     glia_err err;
-    assert_int_equal(glia_newfile_put(in_dir("x.safetensors"), b.p, b.n, NULL, &err), GLIA_OK);
-    assert_int_equal(glia_st_open(&st, in_dir("x.safetensors"), &err), GLIA_OK);
+    assert_int_equal(glia_newfile_put(test_path("x.safetensors"), b.p, b.n, NULL, &err), GLIA_OK);
+    assert_int_equal(glia_st_open(&st, test_path("x.safetensors"), &err), GLIA_OK);
     assert_int_equal(glia_st_count(st), 3);
     const glia_st_tensor *t = glia_st_find(st, "resid_post.0");
     assert_non_null(t);
@@ -280,5 +257,5 @@ int main(void) {
         cmocka_unit_test(failing_allocations_are_errors),
         cmocka_unit_test(floats_pack_as_little_endian),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, test_make_dir, test_remove_dir);
 }
