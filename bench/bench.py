@@ -65,6 +65,8 @@ def cache_value(build, name):
 def build_tools(args):
     """llama-server and llama-batched-bench from the source Glia was built from.  The web UI stays out: it would be
     downloaded."""
+    if args.tools:
+        return {t: os.path.join(os.path.abspath(args.tools), t) for t in ("llama-server", "llama-batched-bench")}
     source = cache_value(args.build, "GLIA_LLAMA_DIR") or os.path.join(args.deps, "src", "llama.cpp")
     name, options = "llama-bench-tools", []
     for backend in ("CUDA", "VULKAN", "METAL"):
@@ -628,6 +630,7 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     ap.add_argument("--build", default="build", help="Glia's build folder")
     ap.add_argument("--deps", default=".deps")
+    ap.add_argument("--tools", help="folder with llama-server and llama-batched-bench: nothing is built")
     ap.add_argument("--model", required=True)
     ap.add_argument("--jobs", type=int, default=os.cpu_count() or 2, help="compilers at once")
     ap.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="compute threads, both servers")

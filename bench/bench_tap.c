@@ -36,8 +36,9 @@ static const glia_point trunk[] = {GLIA_POINT_RESID_PRE, GLIA_POINT_ATTN_OUT, GL
 static const glia_point seven[] = {GLIA_POINT_RESID_PRE, GLIA_POINT_Q, GLIA_POINT_K, GLIA_POINT_VALUE,
                                    GLIA_POINT_Z, GLIA_POINT_ATTN_OUT, GLIA_POINT_MLP_OUT};
 static const int64_t last_row[] = {-1};
-enum work { WORK_PREFILL, WORK_DECODE, N_WORKS };
-static const char *const work_name[N_WORKS] = {"prefill", "decode"};
+/* read: a prompt whose answer nobody wants (max_tokens 0); passes may end behind the last node that a hook wants */
+enum work { WORK_PREFILL, WORK_DECODE, WORK_READ, N_WORKS };
+static const char *const work_name[N_WORKS] = {"prefill", "decode", "read"};
 
 typedef struct bench {
     glia_model *model;
@@ -132,7 +133,7 @@ static void *run_stream(void *arg) {
     glia_request_params p;
     glia_request_params_init(&p);
     p.prompt = t->prompt, p.n_prompt = (size_t)t->n_prompt;
-    p.max_tokens = t->work == WORK_PREFILL ? 1 : b->n_decode + 1;
+    p.max_tokens = t->work == WORK_READ ? 0 : t->work == WORK_PREFILL ? 1 : b->n_decode + 1;
     p.sampling.temperature = 0;
     p.sampling.n_logprobs = -1;
     p.sampling.ignore_eos = true;
@@ -167,12 +168,12 @@ static void *run_stream(void *arg) {
     return NULL;
 }
 
-/* All streams at once; prefill: from submit to the end, decode: from the last first token to the end of all. */
+/* All streams at once; prefill, read: from submit to the end, decode: from the last first token to the end of all. */
 static sample run(bench *b, glia_model *model, enum work work, enum mode mode) {
     enum { MOST = 64 };
     stream t[MOST];
     pthread_t thread[MOST];
-    int32_t n_prompt = work == WORK_PREFILL ? b->n_prefill : 16;
+    int32_t n_prompt = work == WORK_DECODE ? 16 : b->n_prefill;
     for (int32_t i = 0; i < b->n_streams; i++) {
         t[i] = (stream){.b = b, .model = model, .work = work, .mode = mode, .n_prompt = n_prompt};
         if (!(t[i].prompt = malloc(sizeof *t[i].prompt * (size_t)n_prompt))) die("out of memory", NULL);
@@ -193,7 +194,7 @@ static sample run(bench *b, glia_model *model, enum work work, enum mode mode) {
     for (int32_t i = 0; i < b->n_streams; i++) {
         if (work == WORK_DECODE && t[i].first > t0) t0 = t[i].first;
         s.bytes += t[i].s.bytes;
-        s.n_tokens += work == WORK_PREFILL ? n_prompt : t[i].s.n_tokens - 1;
+        s.n_tokens += work == WORK_DECODE ? t[i].s.n_tokens - 1 : n_prompt;
         free(t[i].prompt);
     }
     s.seconds -= t0;
@@ -315,7 +316,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--gpu-layers")) mp.n_gpu_layers = atoi(value);
         else {
             fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--streams N] "
-                            "[--work prefill|decode] [--loads N] [--threads N] "
+                            "[--work prefill|decode|read] [--loads N] [--threads N] "
                             "[--gpu-layers N] [--flash-attn on|off] [--staging auto|off|stops|always] "
                             "[--attention | --no-attention | --nothing] [--against-no-hooks] [--sums] [--cpu-time] [--json]\n");
             return 2;
@@ -355,7 +356,7 @@ int main(int argc, char **argv) {
     for (int m = 0; m < n_modes; m++) run(&b, b.model, WORK_PREFILL, (enum mode)m); /* warm up */
     if (b.plain != b.model) run(&b, b.plain, WORK_PREFILL, MODE_NONE);
     for (int w = 0; w < N_WORKS; w++) {
-        if (only_work && strcmp(only_work, work_name[w])) continue;
+        if (only_work ? strcmp(only_work, work_name[w]) != 0 : w == WORK_READ) continue;
         for (int m = MODE_NONE; m < n_modes; m++) {
             if (m == MODE_NONE || !only_attention || m >= MODE_PROBS_ONE) compare(&b, (enum work)w, (enum mode)m);
         }

@@ -1,146 +1,201 @@
 #!/usr/bin/env bash
-# Golden tests, rows with and without staging, and capture costs on a machine with neither Debian packages nor a network.
+# Everything of Glia that is measured or checked on a GPU, on a machine with a compiler and CUDA but neither packages nor a network.
 #
-#   bench/gpu.sh LLAMA_SOURCE OUT     LLAMA_SOURCE: llama.cpp's source folder; OUT: where results go
+#   bench/gpu.sh PACK OUT     PACK: what bench/gpu/pack.sh made; OUT: where results go
 #
-# Builds llama.cpp with CUDA, libglia and three programs with the compiler alone: libmicrohttpd and libcrypto are not needed.
-#   STEPS        what to do (default "build sums unit bench golden"); each has LIMIT seconds (default 180)
+# Builds llama.cpp with CUDA, llama-server from the same source, glia, and programs over libglia, with cmake and the compiler alone.
+# Steps, in this order (STEPS, default "build check bench serve"):
+#   build   all programs, two random models
+#   check   golden tests, unit tests, rows against the CPU's and sums of rows with and without staging: all layers on one GPU,
+#           half of them, and all over two GPUs where there are two.  They run side by side; nothing is timed
+#   bench   what being ready for hooks costs, and what capturing costs (bench_tap), on the first GPU
+#   serve   bench/bench.py: Glia against llama-server, on the first GPU
+# OUT/log.txt gets all that is printed, OUT/serving.md the tables of the last step.
 #   WORK         build folder (default /tmp/glia-gpu); kept, so that a second run on the machine builds only what is new
-#   LLAMA_LIBS   folder with llama.cpp's archives: nothing of it is built
-#   PACK=1       puts these archives into OUT (pieces of a compressed .tar, 15 MB each) for a later LLAMA_LIBS
+#   LLAMA_LIBS   folder with llama.cpp's archives, LLAMA_SERVER: the program; nothing of it is built
 #   CUDA_ARCH    default 90.  CPU=1: no CUDA at all (to try this script)
-#   CMOCKA       folder with cmocka.h and libcmocka.so.0 when the system has none; YYJSON: folder with yyjson.c and .h;
-#   TINY         folder with the tiny test models, else tools/tiny/mktiny.py makes them
-#   MODEL        GGUF file to measure on, else bench/make_model.py writes one with SHAPE (default: 8B-shaped, F16)
-#   STAGINGS     (default "auto stops off")   ROUNDS (default 5)   GPU_TOLERANCE (default 1.5e-2)
+#   SHAPE, SERVE_SHAPE   options for bench/make_model.py (default: 8B-shaped, and 3B-shaped with a real tokenizer; F16)
+#   ROUNDS (default 9), PREFILL_ROUNDS (31)   GPU_TOLERANCE (1.5e-2, golden)   ROWS_TOLERANCE (3e-2)   SERVE_ARGS for bench.py
+#   LIMIT        seconds for each program (default 240)
 set -euo pipefail
-src=$(cd "$1" && pwd) out=$2
+pack=$(cd "$1" && pwd)
 here=$(cd "$(dirname "$0")/.." && pwd)
+mkdir -p "$2"
+out=$(cd "$2" && pwd)
 work=${WORK:-/tmp/glia-gpu}
-steps=${STEPS:-build sums unit bench golden} limit=${LIMIT:-180}
-cmocka=${CMOCKA:-/usr/include} yyjson=${YYJSON:-$here/.deps/src/yyjson}
-layers=-1
-[ -z "${CPU:-}" ] || layers=0
-mkdir -p "$work/o" "$out"
-out=$(cd "$out" && pwd)
+steps=${STEPS:-build check bench serve} limit=${LIMIT:-240}
+src=$work/llama.cpp sys=$work/sys
+serve_shape=${SERVE_SHAPE:---layers 28 --embd 3072 --heads 24 --kv 8 --ff 8192 --tokenizer $pack/vocab.gguf}
+mkdir -p "$work/o" "$work/log"
 wants() { case " $steps " in *" $1 "*) return 0 ;; *) return 1 ;; esac }
 say() { echo "[$SECONDS s] $*"; }
-# a failing step is told, and the next ones still run
+# name, then a program; what it says goes to a file.  A failing program is told, and the next ones still run
 step() {
-    local name=$1 rc=0
+    local name=$1 rc=0 t=$SECONDS
     shift
-    say "$name"
-    timeout -k 5 "$limit" "$@" >"$out/$name.txt" 2>&1 || rc=$?
-    [ $rc = 0 ] || { say "$name ended with status $rc"; tail -15 "$out/$name.txt"; }
+    timeout -k 5 "$limit" "$@" >"$work/log/$name" 2>&1 || rc=$?
+    [ $rc = 0 ] && say "$name: done in $((SECONDS - t)) s" && return
+    say "$name: ended with status $rc after $((SECONDS - t)) s"
+    tail -25 "$work/log/$name" | sed "s/^/$name| /"
 }
 
-make_model() {
-    model=${MODEL:-$work/random-8b.gguf}
-    # shellcheck disable=SC2086
-    [ -s "$model" ] || { python3 bench/make_model.py "$model.part" ${SHAPE:-} && mv "$model.part" "$model"; }
+make_model() { # file, options
+    local file=$1
+    shift
+    [ -s "$file" ] || { python3 bench/make_model.py "$file.part" "$@" && mv "$file.part" "$file"; }
 }
 
 build_llama() {
-    [ -z "${LLAMA_LIBS:-}" ] || return 0
     [ ! -e "$work/llama/ready" ] || return 0
     local cuda=(-DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DCMAKE_CUDA_ARCHITECTURES="${CUDA_ARCH:-90}")
     [ -z "${CPU:-}" ] || cuda=()
     cmake -S "$src" -B "$work/llama" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF "${cuda[@]}" \
-        -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF \
-        -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF \
-        -DLLAMA_USE_PREBUILT_UI=OFF >"$out/configure.log" 2>&1 || { tail -20 "$out/configure.log"; exit 1; }
-    cmake --build "$work/llama" --target llama ggml llama-common -j "$(nproc)" >"$out/build.log" 2>&1 ||
-        { tail -20 "$out/build.log"; exit 1; }
+        -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=ON \
+        -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF \
+        -DLLAMA_SUBPROCESS=OFF -DLLAMA_ALL_WARNINGS=OFF -DGGML_CCACHE=OFF -DLLAMA_BUILD_NUMBER=0 \
+        -DLLAMA_BUILD_COMMIT="$(cut -d. -f1-2 "$src/.glia-version" 2>/dev/null | cut -c1-40 || echo unknown)" \
+        >"$work/log/configure" 2>&1 || { tail -20 "$work/log/configure"; exit 1; }
+    cmake --build "$work/llama" --target llama ggml llama-common llama-server -j "$(nproc)" >"$work/log/llama" 2>&1 ||
+        { grep -E "error|FAILED" "$work/log/llama" | head -20; exit 1; }
     touch "$work/llama/ready"
 }
 
-pack() {
-    local by=(gzip -1)
-    ! command -v xz >/dev/null || by=(xz -T0 -1)
-    ! command -v zstd >/dev/null || by=(zstd -q -T0 -8)
-    (cd "$1" && find . -name '*.a' | tar -cf - -T - | "${by[@]}" | split -b 15000000 -d - "$out/llama-libs.tar.${by[0]}.")
+includes=(-Iinclude -Isrc -Itests/unit -isystem "$src/include" -isystem "$src/ggml/include" -isystem "$src/ggml/src"
+          -isystem "$sys/include" -isystem "$sys/yyjson")
+compile() { # object, source: one compiler's work, told apart by the name of the source
+    case $2 in
+    *.cpp) g++ -O2 -DNDEBUG -std=c++17 "${includes[@]}" -isystem "$src/common" -isystem "$src/src" -isystem "$src/vendor" -c "$2" -o "$1" ;;
+    *) gcc -O2 -DNDEBUG -std=c17 -D_GNU_SOURCE= "${includes[@]}" -w -c "$2" -o "$1" ;;
+    esac
 }
-
-build_glia() {
-    local c=(gcc -O2 -std=c17 -D_GNU_SOURCE -Iinclude -Isrc -Itests/unit -isystem "$src/include" -isystem "$src/ggml/include"
-             -isystem "$src/ggml/src" -isystem "$cmocka" -isystem "$yyjson")
-    local f jobs=0
-    for f in src/base/*.c src/tap/*.c src/engine/*.c src/engine/*/*.c bench/gpu/no_atlas_cache.c; do
-        [ "$f" != src/engine/atlas_cache.c ] || continue
-        "${c[@]}" -c "$f" -o "$work/o/$(echo "$f" | tr / _).o" &
-        jobs=$((jobs + 1))
-        [ $((jobs % $(nproc))) != 0 ] || wait
-    done
-    g++ -O2 -std=c++17 -Iinclude -Isrc -isystem "$src/include" -isystem "$src/ggml/include" -isystem "$src/common" \
-        -isystem "$src/src" -isystem "$src/vendor" -c src/engine/chat_bridge.cpp -o "$work/o/bridge.o"
-    gcc -O2 -w -c "$yyjson/yyjson.c" -o "$work/yyjson.obj"
-    for f in bench/bench_tap tests/golden/test_golden tests/unit/test_staging tests/unit/support; do
-        "${c[@]}" -w -c "$f.c" -o "$work/$(basename $f).obj"
+compile_all() {
+    local f n=0 o
+    for f in $(find src tests/unit -name '*.c' ! -path 'tests/unit/test_*') src/engine/chat_bridge.cpp "$sys/yyjson/yyjson.c" \
+        bench/bench_tap.c bench/gpu/rows.c tests/golden/test_golden.c tests/unit/test_staging.c tests/unit/test_ends.c; do
+        [ -e "$f" ] || continue
+        o=$work/o/$(basename "$(dirname "$f")")_$(basename "$f").o
+        [ "$o" -nt "$f" ] && [ "$o" -nt include/glia.h ] && continue # headers of src are not looked at: use a new WORK for those
+        compile "$o" "$f" &
+        n=$((n + 1))
+        [ $((n % $(nproc))) != 0 ] || wait
     done
     wait
 }
 
-link_programs() {
-    local libs cuda=() p home=${CUDA_HOME:-/usr/local/cuda}
-    mapfile -t libs < <(find "${LLAMA_LIBS:-$work/llama}" -name '*.a')
+link_one() { # program, its own object, other objects
+    local libs cuda=() home=${CUDA_HOME:-/usr/local/cuda} to=$work/bin/$1 own=$work/o/$2
+    shift 2
+    mapfile -t libs < <(find "${LLAMA_LIBS:-$work/llama}" -name '*.a' ! -path '*/tools/*')
     [ -n "${CPU:-}" ] || cuda=(-L"$home/lib64" -L"$home/lib64/stubs" -lcudart -lcublas -lcuda)
-    local so
-    so=$(find "$cmocka" /usr/lib/x86_64-linux-gnu -maxdepth 1 -name 'libcmocka.so*' 2>/dev/null | head -1 || true)
-    for p in bench_tap test_golden test_staging; do
-        local own=()
-        [ $p = bench_tap ] || own+=("$so")
-        [ $p != test_golden ] || own+=("$work/yyjson.obj")
-        [ $p != test_staging ] || own+=("$work/support.obj")
-        g++ "$work/$p.obj" "$work"/o/*.o "${own[@]}" -Wl,--start-group "${libs[@]}" -Wl,--end-group "${cuda[@]}" \
-            -fopenmp -lpthread -ldl -lm -o "$work/$p"
-    done
+    g++ "$own" "$@" "${libglia[@]}" -Wl,--start-group "${libs[@]}" -Wl,--end-group "${cuda[@]}" \
+        -L"$sys/lib" -Wl,--disable-new-dtags,-rpath,"$sys/lib" -lcrypto -fopenmp -lpthread -ldl -lm -o "$to"
+}
+link_all() {
+    mkdir -p "$work/bin"
+    local libglia app tests="$work/o/unit_support.c.o $work/o/unit_reference.c.o" a="-lmicrohttpd -lz -lzstd -lsqlite3 -lopenblas -lwslay"
+    mapfile -t libglia < <(ls "$work"/o/{base,tap,engine,grammar}_*.o)
+    mapfile -t app < <(ls "$work"/o/{analysis,lab,store,models,harvest,http,api,cli,yyjson}_*.o | grep -v cli_main.c)
+    link_one bench_tap bench_bench_tap.c.o
+    link_one rows gpu_rows.c.o
+    # shellcheck disable=SC2086
+    {
+        link_one test_golden golden_test_golden.c.o "$work/o/yyjson_yyjson.c.o" $sys/lib/libcmocka.so
+        for t in test_staging test_ends; do
+            [ ! -e "$work/o/unit_$t.c.o" ] || link_one $t unit_$t.c.o $tests $sys/lib/libcmocka.so
+        done
+        link_one glia cli_main.c.o "${app[@]}" $a
+    }
+    ln -sf "${LLAMA_SERVER:-$work/llama/bin/llama-server}" "$work/bin/llama-server"
 }
 
-cd "$here"
-export LD_LIBRARY_PATH=$cmocka:${LD_LIBRARY_PATH:-} GLIA_SOURCE_DIR=$here
-tiny=${TINY:-$work/tiny}
-[ -d "$tiny" ] || { mkdir -p "$tiny" && python3 tools/tiny/mktiny.py --all "$tiny"; }
-export GLIA_TINY_DIR=$tiny
-if wants build; then
-    say "building"
-    make_model &
-    build_glia &
-    [ -n "${CPU:-}" ] || python3 bench/gpu/bus.py >"$out/bus.txt" 2>&1 &
-    build_llama
-    say "llama.cpp is built"
-    wait
-    link_programs
-    say "programs are linked"
-    ! [ -s "$out/bus.txt" ] || tail -1 "$out/bus.txt"
-    [ -z "${PACK:-}" ] || pack "${LLAMA_LIBS:-$work/llama}"
-fi
-make_model
-bench() { echo "$work/bench_tap" --model "$model" --gpu-layers $layers --no-attention; }
-if wants sums; then # the same rows, whichever way they leave: a sum over all bytes of each set of hooks
-    for s in ${STAGINGS:-auto stops off}; do
-        # shellcheck disable=SC2046
-        step "sums-$s" $(bench) --staging "$s" --decode 16 --sums
-        grep ^sum "$out/sums-$s.txt" >"$out/sums-$s.only" || true
-    done
-    for s in ${STAGINGS:-auto stops off}; do
-        cmp -s "$out/sums-$s.only" "$out/sums-off.only" && [ -s "$out/sums-$s.only" ] && say "staging $s: the same rows as off" ||
-            say "staging $s: OTHER ROWS than off"
-    done
-fi
-if wants unit; then
-    GLIA_TEST_GPU_LAYERS=$layers step unit "$work/test_staging"
-    grep -E "OK|PASSED|FAILED|ERROR" "$out/unit.txt" || true
-fi
-if wants bench; then
-    for s in ${STAGINGS:-auto stops off}; do
-        # shellcheck disable=SC2046
-        step "bench-$s" $(bench) --staging "$s" --rounds "${ROUNDS:-5}"
-        sed "s/^/$s: /" "$out/bench-$s.txt"
-    done
-fi
-if wants golden; then
-    GLIA_TEST_GPU_LAYERS=$layers GLIA_TEST_TOLERANCE="${GPU_TOLERANCE:-1.5e-2}" step golden "$work/test_golden"
-    grep -E "PASSED|FAILED|ERROR" "$out/golden.txt" | head -20 || true
-fi
-wait
-say "done"
+main() {
+    cd "$here"
+    [ -d "$src" ] || tar -C "$work" -xzf "$pack/llama.tar.gz"
+    [ -d "$sys" ] || tar -C "$work" -xzf "$pack/sys.tar.gz"
+    export GLIA_SOURCE_DIR=$here GLIA_TINY_DIR=$work/tiny XDG_CACHE_HOME=$work/cache
+    model=$work/random.gguf serve_model=$work/serve.gguf
+    n_gpus=0
+    [ -n "${CPU:-}" ] || n_gpus=$(nvidia-smi --list-gpus | wc -l)
+    all=-1 threads=$(($(nproc) < 8 ? $(nproc) : 8))
+    [ -z "${CPU:-}" ] || all=0
+
+    if wants build; then
+        say "building on $(nproc) cores, $n_gpus GPUs"
+        [ -n "${CPU:-}" ] || nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+        # shellcheck disable=SC2086
+        { make_model "$model" ${SHAPE:-}; make_model "$serve_model" $serve_shape; } &
+        compile_all &
+        [ -d "$GLIA_TINY_DIR" ] || { mkdir -p "$GLIA_TINY_DIR" && python3 tools/tiny/mktiny.py --all "$GLIA_TINY_DIR" & }
+        [ -n "${CPU:-}" ] || { python3 bench/gpu/bus.py || true; }
+        [ -n "${LLAMA_LIBS:-}" ] || build_llama
+        say "llama.cpp is built"
+        wait
+        say "sources are compiled, models are made"
+        link_all
+        say "programs are linked: $("$work/bin/glia" --version)"
+    fi
+
+    if wants check; then
+        say "checking"
+        export OMP_WAIT_POLICY=passive # many programs at once
+        # name, GPUs, layers of the tiny models (three and the output), of the 8B-shaped one, of the 3B-shaped one
+        place() {
+            export CUDA_VISIBLE_DEVICES=$2
+            (GLIA_TEST_GPU_LAYERS=$3 GLIA_TEST_TOLERANCE=${GPU_TOLERANCE:-1.5e-2} step "golden-$1" "$work/bin/test_golden") &
+            (step "rows-$1" "$work/bin/rows" --model "$serve_model" --layers "$5" --reference 0 --threads $threads \
+                --tolerance "${ROWS_TOLERANCE:-3e-2}") &
+            (for s in auto off; do
+                step "sums-$1-$s" "$work/bin/bench_tap" --model "$model" --gpu-layers "$4" --threads $threads --no-attention \
+                    --staging $s --decode 16 --sums
+            done) &
+        }
+        place one 0 $all $all $all
+        if [ "$n_gpus" -gt 0 ]; then place half $((n_gpus > 1)) 2 16 14; fi
+        if [ "$n_gpus" -gt 1 ]; then place two 0,1 $all $all $all; fi
+        (export CUDA_VISIBLE_DEVICES=0; for t in test_staging test_ends; do
+            [ ! -x "$work/bin/$t" ] || GLIA_TEST_GPU_LAYERS=$all step $t "$work/bin/$t"; done) &
+        wait
+        for f in "$work"/log/golden-* "$work"/log/test_*; do
+            grep -E "^\[  (PASSED|FAILED)|near ties|near tie of|error .* allowed" "$f" | sed "s,^,$(basename "$f"): ," || true
+            awk '/worst error/ {sub(/.*worst error /, ""); print $1 + 0}' "$f" | sort -g |
+                awk -v f="$(basename "$f")" '{v[NR] = $1} END {if (NR) print f ": worst error of a run " v[int((NR + 1) / 2)] " in the median, " v[NR] " at most"}'
+        done
+        for f in "$work"/log/rows-*; do tail -1 "$f" | sed "s,^,$(basename "$f"): ,"; done
+        for f in "$work"/log/sums-*-auto; do
+            a=$(grep ^sum "$f" || true) b=$(grep ^sum "${f%auto}off" || true) c=$(grep ^sum "$work/log/sums-one-auto" || true)
+            [ -n "$a" ] && [ "$a" = "$b" ] && say "$(basename "$f"): the same rows as without staging" || say "$(basename "$f"): OTHER ROWS than without staging"
+            [ "$a" = "$c" ] && say "$(basename "$f"): the same rows as on one GPU" || say "$(basename "$f"): other numbers than on one GPU"
+        done
+    fi
+
+    if wants bench; then
+        export CUDA_VISIBLE_DEVICES=0
+        unset OMP_WAIT_POLICY
+        say "measuring what capturing costs"
+        tap() { # name, options
+            local name=$1
+            shift
+            step "$name" "$work/bin/bench_tap" --model "$model" --gpu-layers $all --threads $threads "$@"
+            sed "s/^/$name: /" "$work/log/$name"
+        }
+        fast=${PREFILL_ROUNDS:-31} slow=${ROUNDS:-9}
+        tap noise-prefill --nothing --work prefill --rounds "$fast"
+        tap noise-decode --nothing --work decode --rounds "$slow"
+        tap prefill --no-attention --against-no-hooks --work prefill --rounds "$fast"
+        tap decode --no-attention --against-no-hooks --work decode --rounds "$slow"
+        tap decode-8 --nothing --against-no-hooks --work decode --streams 8 --rounds "$slow"
+        tap read --no-attention --against-no-hooks --work read --rounds "$fast"
+    fi
+
+    if wants serve; then
+        export CUDA_VISIBLE_DEVICES=0
+        unset OMP_WAIT_POLICY
+        say "measuring against llama-server"
+        # shellcheck disable=SC2086
+        limit=${SERVE_LIMIT:-540} step serve python3 bench/bench.py --build "$work/bin" --tools "$work/bin" --model "$serve_model" \
+            --gpu-layers $all --threads $threads --streams 1,4,8,16 --only servers,serving --out "$out/serving.md" ${SERVE_ARGS:-}
+        grep "^bench:" "$work/log/serve" || true
+    fi
+    say "done"
+}
+main 2>&1 | tee -a "$out/log.txt" # no process substitution: `wait` would wait for it, too
