@@ -168,17 +168,15 @@ class Server:
         finally:
             c.close()
 
-    def times(self, path, body):
-        """Moments at which pieces of a streamed reply came, the first is that of the request."""
+    def times(self, path, body, at, enough):
+        """Adds to `at` the moments at which pieces of a streamed reply come, until its end or until enough is set."""
         c = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1800)
         try:
-            at = [time.monotonic()]
             c.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             r = c.getresponse()
-            while line := r.readline():
+            while (line := r.readline()) and not enough.is_set():
                 if line.startswith(b"data: {"):
                     at.append(time.monotonic())
-            return at
         finally:
             c.close()
 
@@ -414,7 +412,8 @@ def bench_serving(args, tools):
                                        "--fit", "off", "--cache-ram", "1024"] + common + args.llama_args.split(), "/health")
 
     def add(name, unit, pairs, goal, higher=False, note=""):
-        ratio = spread([(a / b if higher else b / a) for a, b in pairs if a and b]) if pairs[0][1] is not None else None
+        both = [(a / b if higher else b / a) for a, b in pairs if a and b]
+        ratio = spread(both) if both else None
         row = dict(name=name, unit=unit, glia=statistics.median(a for a, _ in pairs), ratio=ratio, goal=goal, note=note,
                    llama=None if pairs[0][1] is None else statistics.median(b for _, b in pairs))
         rows.append(row)
@@ -469,15 +468,17 @@ def bench_serving(args, tools):
 
         # one stream generates while another client's prompt of 4,000 tokens is read
         def disturbed(s):
-            out, text = {}, text_of(long * 3 // 4)  # words of the list are 1 to 2 tokens
-            stream = threading.Thread(target=lambda: out.update(at=servers[s].times(path, chat(text_of(8), 3 * answer_n, True))))
+            at, enough, text = [], threading.Event(), text_of(long * 3 // 4)  # words of the list are 1 to 2 tokens
+            stream = threading.Thread(target=servers[s].times, args=(path, chat(text_of(8), 12 * answer_n, True), at, enough))
             stream.start()
-            time.sleep(0.7)
+            while len(at) < 8 and stream.is_alive():
+                time.sleep(0.001)
             t0 = time.monotonic()
             seconds, usage = ask(s, text)
             t1 = time.monotonic()
+            enough.set()
             stream.join()
-            gaps = [b - a for a, b in zip(out["at"][1:], out["at"][2:]) if t0 <= b <= t1 + 0.05]
+            gaps = [b - a for a, b in zip(at, at[1:]) if t0 <= b <= t1 + 0.05]
             chunk = seconds * args.batch / max(usage["prompt_tokens"], 1)
             return max(gaps or [0]), chunk, usage["prompt_tokens"]
         pairs = pairs_of(lambda s, i: disturbed(s))

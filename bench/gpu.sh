@@ -10,7 +10,8 @@
 #           half of them, and all over two GPUs where there are two.  They run side by side; nothing is timed
 #   bench   what being ready for hooks costs, and what capturing costs (bench_tap), on the first GPU
 #   serve   bench/bench.py: Glia against llama-server, on the first GPU
-# OUT/log.txt gets all that is printed, OUT/serving.md the tables of the last step.
+# OUT/log.txt gets all that is printed, OUT/serving.md the tables of the last step, OUT/logs.tar.gz what each
+# program said.
 #   WORK         build folder (default /tmp/glia-gpu); kept, so that a second run on the machine builds only what is new
 #   LLAMA_LIBS   folder with llama.cpp's archives, LLAMA_SERVER: the program; nothing of it is built
 #   CUDA_ARCH    default 90.  CPU=1: no CUDA at all (to try this script)
@@ -196,6 +197,7 @@ main() {
             --gpu-layers $all --threads $threads --streams 1,4,8,16 --only servers,serving --out "$out/serving.md" ${SERVE_ARGS:-}
         grep "^bench:" "$work/log/serve" || true
     fi
+    tar -C "$work" -czf "$out/logs.tar.gz" log
     say "done"
 }
 main 2>&1 | tee -a "$out/log.txt" # no process substitution: `wait` would wait for it, too

@@ -20,7 +20,7 @@ trap 'rm -rf "$tmp"' EXIT
     --exclude=./models --exclude=./docs --exclude=./media --exclude=./tests --exclude=./examples --exclude=./pocs \
     --exclude=./benches --exclude=./gguf-py --exclude=./conversion --exclude=./.git --exclude=./ci --exclude=./skills \
     --exclude='./ggml/src/ggml-[!cb]*/*' --exclude='./ggml/src/ggml-cann' \
-    --exclude='./tools/ui/[!Cs]*' --exclude='./tools/ui/s[!o]*' . | gzip -9 >"$out/llama.tar.gz")
+    --exclude='./tools/ui/[!Csu]*' --exclude='./tools/ui/s[!o]*' . | gzip -9 >"$out/llama.tar.gz")
 
 mkdir -p "$tmp/sys/include" "$tmp/sys/lib" "$tmp/sys/yyjson"
 cp "$yyjson/yyjson.c" "$yyjson/yyjson.h" "$tmp/sys/yyjson/"
