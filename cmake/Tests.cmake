@@ -43,7 +43,7 @@ endif()
 
 # what TSan is for: tests of more than one thread of ours (label threads, target glia_thread_tests)
 set(threaded unit.http unit.engine unit.tasks unit.forward unit.memory unit.load unit.prefix unit.sweep unit.registry
-    unit.staging unit.speculate)
+    unit.staging unit.speculate unit.store)
 add_custom_target(glia_thread_tests)
 
 function(glia_test_properties name label timeout)

@@ -1,6 +1,7 @@
 /* store/newfile.h — a file that exists whole or not at all.
  *
- * Owns a temporary file beside the final path (".NAME.part") until commit renames it.  One thread at a time.
+ * Owns a temporary file beside the final path (".NAME.part") until commit renames it.  One thread at a time; large
+ * writes start another one, which hashes (hasher.h).
  * Knows neither formats, models nor HTTP.
  *
  *   open ──write*──► written ──commit──► at its path, on stable storage

@@ -3,6 +3,7 @@
 #include "base/io.h"
 #include "base/mem.h"
 #include "store/filehash.h"
+#include "store/checked.h"
 #include "store/newfile.h"
 #include "store/safetensors.h"
 #include "support.h"
@@ -105,6 +106,51 @@ static void every_failing_io_call_leaves_old_or_new(void **s) {
         assert_false(exists(test_path(".f.part")));
     }
     assert_true(failures >= 5); /* create, write, fsync, rename, folder */
+}
+
+/* Large writes are hashed beside: nothing of that may be left behind, and the sums are those of the bytes. */
+static void large_writes_are_whole_or_leave_no_trace(void **s) {
+    (void)s;
+    enum { LARGE = (2 << 20) + 12345, HEAD = 100 };
+    unsigned char *p = malloc(LARGE);
+    int failures = 0;
+    assert_non_null(p);
+    for (size_t i = 0; i < LARGE; i++) p[i] = (unsigned char)(i * 2654435761u >> 13);
+    for (long k = 1;; k++) {
+        glia_newfile *f;
+        glia_err err = {0};
+        char hex[GLIA_SHA256_HEX], again[GLIA_SHA256_HEX];
+        glia_fault_arm_io(k);
+        glia_status st = glia_newfile_open(&f, in_dir("large"), &err);
+        if (!st) {
+            glia_newfile_keep_sums(f);
+            st = glia_newfile_write(f, p, HEAD, &err);
+            if (!st) st = glia_newfile_write(f, p + HEAD, LARGE - HEAD, &err);
+            if (!st) st = glia_newfile_commit(f, hex, &err);
+            glia_newfile_free(f);
+        }
+        bool fired = glia_fault_io_fired();
+        glia_fault_arm_io(0);
+        assert_false(exists(in_dir(".large.part")));
+        if (!fired) {
+            glia_checked *c;
+            assert_int_equal(st, GLIA_OK);
+            assert_int_equal(glia_file_sha256(in_dir("large"), again, NULL, NULL, &err), GLIA_OK);
+            assert_string_equal(hex, again);
+            assert_int_equal(glia_checked_open(&c, in_dir("large"), NULL, &err), GLIA_OK);
+            assert_int_equal(glia_checked_bytes(c), LARGE);
+            assert_int_equal(glia_checked_verify(c, &err), GLIA_OK);
+            glia_checked_close(c);
+            break;
+        }
+        failures++;
+        assert_int_equal(st, GLIA_EIO);
+        assert_non_null(strstr(err.message, "No space left"));
+        (void)unlink(in_dir("large"));
+        (void)unlink(in_dir("large.sums"));
+    }
+    free(p);
+    assert_true(failures >= 12); /* among them each piece of the large write */
 }
 
 static void folders_and_missing_folders_are_named(void **s) {
@@ -250,6 +296,7 @@ int main(void) {
         cmocka_unit_test(a_remembered_hash_is_that_of_the_file_as_it_is),
         cmocka_unit_test(without_commit_nothing_changes),
         cmocka_unit_test(every_failing_io_call_leaves_old_or_new),
+        cmocka_unit_test(large_writes_are_whole_or_leave_no_trace),
         cmocka_unit_test(folders_and_missing_folders_are_named),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(every_cut_file_is_refused),
