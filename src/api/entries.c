@@ -15,7 +15,10 @@ uint64_t glia_acts_reply_bytes(const glia_acts *a, uint64_t bytes) {
 
 static void add_ids(glia_buf *b, const char *name, const int32_t *ids, int32_t n) {
     glia_buf_addf(b, ",\"%s\":[", name);
-    for (int32_t i = 0; i < n; i++) glia_buf_addf(b, i ? ",%d" : "%d", (int)ids[i]);
+    for (int32_t i = 0; i < n; i++) {
+        if (i) glia_buf_add(b, ",", 1);
+        glia_buf_addi(b, ids[i]);
+    }
     glia_buf_adds(b, "]");
 }
 
@@ -154,7 +157,7 @@ static void add_index_list(const glia_frame *f, size_t at, size_t end, glia_buf 
     size_t width = (size_t)f->width;
     for (size_t i = at; i < end; i++) {
         glia_buf_adds(b, i % width ? "," : i ? ",[" : "[");
-        glia_buf_addf(b, "%d", (int)f->indices[i]);
+        glia_buf_addi(b, f->indices[i]);
         if (i % width == width - 1) glia_buf_adds(b, "]");
     }
 }

@@ -321,8 +321,10 @@ static int64_t token_of(const glia_run_label *l) { return l->token_id; }
 
 static void add_labels(const glia_slice *s, const char *name, label_value *value, glia_buf *b) {
     glia_buf_addf(b, ",\"%s\":[", name);
-    for (uint64_t i = 0; i < s->n_rows && !b->failed; i++)
-        glia_buf_addf(b, i ? ",%lld" : "%lld", (long long)value(&s->labels[i]));
+    for (uint64_t i = 0; i < s->n_rows && !b->failed; i++) {
+        if (i) glia_buf_add(b, ",", 1);
+        glia_buf_addi(b, value(&s->labels[i]));
+    }
     glia_buf_adds(b, "]");
 }
 

@@ -19,7 +19,10 @@ static glia_status open_body(void *ud, glia_http_request *rq, yyjson_doc **doc, 
 
 static void add_ids(glia_buf *b, const int32_t *ids, size_t n) {
     glia_buf_addf(b, "{\"count\":%zu,\"tokens\":[", n);
-    for (size_t i = 0; i < n; i++) glia_buf_addf(b, i ? ",%d" : "%d", (int)ids[i]);
+    for (size_t i = 0; i < n; i++) {
+        if (i) glia_buf_add(b, ",", 1);
+        glia_buf_addi(b, ids[i]);
+    }
     glia_buf_adds(b, "]");
 }
 

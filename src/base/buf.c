@@ -35,6 +35,15 @@ bool glia_buf_add(glia_buf *b, const void *p, size_t n) {
 
 bool glia_buf_adds(glia_buf *b, const char *s) { return glia_buf_add(b, s, strlen(s)); }
 
+bool glia_buf_addi(glia_buf *b, int64_t v) {
+    char text[20], *p = text + sizeof text;
+    uint64_t rest = v < 0 ? -(uint64_t)v : (uint64_t)v;
+    do *--p = (char)('0' + rest % 10);
+    while (rest /= 10);
+    if (v < 0) *--p = '-';
+    return glia_buf_add(b, p, (size_t)(text + sizeof text - p));
+}
+
 bool glia_buf_addf(glia_buf *b, const char *fmt, ...) {
     va_list ap, again;
     va_start(ap, fmt);

@@ -202,11 +202,44 @@ static void base64_matches_rfc_4648(void **state) {
     glia_buf_clear(&b);
 }
 
+/* Two characters for each 12 bits, one by one. */
+static void base64_of_any_length_is_right(void **state) {
+    (void)state;
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    enum { MOST = 700 };
+    uint8_t bytes[MOST], back[MOST + 3];
+    char expected[MOST * 2];
+    for (size_t n = 0; n <= MOST; n++) {
+        glia_buf b = {0};
+        size_t k = 0, n_back = 0;
+        for (size_t i = 0; i < n; i++) bytes[i] = (uint8_t)(next_random() >> 11);
+        for (size_t i = 0; i < n; i += 3) {
+            uint32_t v = 0;
+            for (size_t j = i; j < i + 3; j++) v = v << 8 | (j < n ? bytes[j] : 0);
+            for (int shift = 18; shift >= 0; shift -= 6) expected[k++] = letters[v >> shift & 63];
+        }
+        for (size_t j = n; j % 3; j++) expected[k - 1 - (j - n)] = '=';
+        glia_buf_add(&b, "\"", 1);
+        uint8_t *exact = malloc(n ? n : 1); /* so that a sanitizer sees what is read behind it */
+        memcpy(exact, bytes, n);
+        glia_base64_add(&b, exact, n);
+        free(exact);
+        assert_int_equal(b.n, k + 1);
+        assert_memory_equal(b.p + 1, expected, k);
+        assert_int_equal(b.p[b.n], 0);
+        assert_true(glia_base64_read(b.p + 1, k, back, &n_back));
+        assert_int_equal(n_back, n);
+        assert_memory_equal(back, bytes, n);
+        glia_buf_clear(&b);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(floats_have_familiar_forms), cmocka_unit_test(floats_at_powers_are_shortest),
         cmocka_unit_test(floats_are_shortest),        cmocka_unit_test(half_precision_matches_known_values),
         cmocka_unit_test(bfloat16_rounds_to_even),    cmocka_unit_test(base64_matches_rfc_4648),
+        cmocka_unit_test(base64_of_any_length_is_right),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,6 +70,23 @@ static void utf8_follows_rfc_3629(void **s) {
     }
 }
 
+static void whole_numbers_are_written_in_decimal(void **s) {
+    (void)s;
+    static const struct {
+        int64_t v;
+        const char *text;
+    } rows[] = {{0, "0"},       {7, "7"},           {-1, "-1"},
+                {10, "10"},     {-4096, "-4096"},   {2147483647, "2147483647"},
+                {INT64_MAX, "9223372036854775807"}, {INT64_MIN, "-9223372036854775808"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        glia_buf b = {0};
+        assert_true(glia_buf_addi(&b, rows[i].v));
+        assert_string_equal(b.p, rows[i].text);
+        assert_int_equal(b.n, strlen(rows[i].text));
+        glia_buf_clear(&b);
+    }
+}
+
 static void buffer_remembers_a_failed_append(void **s) {
     (void)s;
     glia_buf b = {0};
@@ -142,6 +159,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_status_has_a_wire_form),   cmocka_unit_test(messages_are_one_printable_line),
         cmocka_unit_test(utf8_follows_rfc_3629),          cmocka_unit_test(buffer_remembers_a_failed_append),
+        cmocka_unit_test(whole_numbers_are_written_in_decimal),
         cmocka_unit_test(points_have_names_and_meanings), cmocka_unit_test(sealed_memory_stays_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
