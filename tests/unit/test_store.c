@@ -121,7 +121,7 @@ static void large_writes_are_whole_or_leave_no_trace(void **s) {
         glia_err err = {0};
         char hex[GLIA_SHA256_HEX], again[GLIA_SHA256_HEX];
         glia_fault_arm_io(k);
-        glia_status st = glia_newfile_open(&f, in_dir("large"), &err);
+        glia_status st = glia_newfile_open(&f, test_path("large"), &err);
         if (!st) {
             glia_newfile_keep_sums(f);
             st = glia_newfile_write(f, p, HEAD, &err);
@@ -131,13 +131,13 @@ static void large_writes_are_whole_or_leave_no_trace(void **s) {
         }
         bool fired = glia_fault_io_fired();
         glia_fault_arm_io(0);
-        assert_false(exists(in_dir(".large.part")));
+        assert_false(exists(test_path(".large.part")));
         if (!fired) {
             glia_checked *c;
             assert_int_equal(st, GLIA_OK);
-            assert_int_equal(glia_file_sha256(in_dir("large"), again, NULL, NULL, &err), GLIA_OK);
+            assert_int_equal(glia_file_sha256(test_path("large"), again, NULL, NULL, &err), GLIA_OK);
             assert_string_equal(hex, again);
-            assert_int_equal(glia_checked_open(&c, in_dir("large"), NULL, &err), GLIA_OK);
+            assert_int_equal(glia_checked_open(&c, test_path("large"), NULL, &err), GLIA_OK);
             assert_int_equal(glia_checked_bytes(c), LARGE);
             assert_int_equal(glia_checked_verify(c, &err), GLIA_OK);
             glia_checked_close(c);
@@ -146,8 +146,8 @@ static void large_writes_are_whole_or_leave_no_trace(void **s) {
         failures++;
         assert_int_equal(st, GLIA_EIO);
         assert_non_null(strstr(err.message, "No space left"));
-        (void)unlink(in_dir("large"));
-        (void)unlink(in_dir("large.sums"));
+        (void)unlink(test_path("large"));
+        (void)unlink(test_path("large.sums"));
     }
     free(p);
     assert_true(failures >= 12); /* among them each piece of the large write */
