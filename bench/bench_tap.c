@@ -287,7 +287,7 @@ static bool staging_of(const char *name, glia_staging_mode *out) {
 
 int main(int argc, char **argv) {
     bench b = {.n_prefill = 512, .n_decode = 128, .n_streams = 1, .n_rounds = 7, .seed = 1};
-    const char *only_work = NULL;
+    const char *only_work = NULL, *only_named = NULL;
     int n_loads = 0;
     bool only_attention = false, no_attention = false, sums = false, against_no_hooks = false, nothing = false;
     glia_model_params mp;
@@ -309,6 +309,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[i], "--decode")) b.n_decode = atoi(value);
         else if (!strcmp(argv[i], "--streams")) b.n_streams = atoi(value);
         else if (!strcmp(argv[i], "--work")) only_work = value;
+        else if (!strcmp(argv[i], "--only")) only_named = value;
         else if (!strcmp(argv[i], "--loads")) n_loads = atoi(value);
         else if (!strcmp(argv[i], "--threads")) mp.n_threads = atoi(value);
         else if (!strcmp(argv[i], "--flash-attn")) mp.flash = strcmp(value, "off") ? GLIA_FLASH_ON : GLIA_FLASH_OFF;
@@ -318,7 +319,7 @@ int main(int argc, char **argv) {
             fprintf(stderr, "usage: bench_tap --model FILE [--rounds N] [--prefill N] [--decode N] [--streams N] "
                             "[--work prefill|decode|read] [--loads N] [--threads N] "
                             "[--gpu-layers N] [--flash-attn on|off] [--staging auto|off|stops|always] "
-                            "[--attention | --no-attention | --nothing] [--against-no-hooks] [--sums] [--cpu-time] [--json]\n");
+                            "[--attention | --no-attention | --nothing] [--only PART-OF-A-ROW'S-NAME] [--against-no-hooks] [--sums] [--cpu-time] [--json]\n");
             return 2;
         }
         i++;
@@ -358,6 +359,7 @@ int main(int argc, char **argv) {
     for (int w = 0; w < N_WORKS; w++) {
         if (only_work ? strcmp(only_work, work_name[w]) != 0 : w == WORK_READ) continue;
         for (int m = MODE_NONE; m < n_modes; m++) {
+            if (only_named && !strstr(mode_name[m], only_named)) continue;
             if (m == MODE_NONE || !only_attention || m >= MODE_PROBS_ONE) compare(&b, (enum work)w, (enum mode)m);
         }
     }

@@ -27,23 +27,16 @@ static bool prepare_edits(glia_slot *s) {
     return true;
 }
 
-/* What of the graph its hooks need.  Rows behind the last layer's trimming are outputs to llama.cpp, which computes logits of
- * every output: a pass that nobody draws from ends before them, so with many such rows the last token, which is drawn
- * from, is better run alone.  On a device a pass of one token costs more than the logits. */
+/* What of the graph its hooks need, and whether that is all anybody needs. */
 static void prepare_end(const glia_worker *w, glia_slot *s) {
     const glia_request *r = s->req;
-    int32_t n = 0;
     s->end_node = -1;
     for (size_t h = 0; h < r->n_hooks; h++) {
-        const glia_rhook *k = &r->hooks[h];
-        const glia_place *pl = glia_atlas_place(w->m->atlas, k->point, k->layer);
+        const glia_place *pl = glia_atlas_place(w->m->atlas, r->hooks[h].point, r->hooks[h].layer);
         if (pl && pl->node > s->end_node) s->end_node = pl->node;
-        if (k->outputs && k->n_prompt_rows > n) n = k->n_prompt_rows;
     }
     /* with a row of the first token wanted, nobody who asks for this prompt again can use what it left */
     s->leaves_nothing = r->n_hooks && r->max_tokens == 0 && (r->no_cache || r->first_wanted == 0);
-    s->last_alone = r->max_tokens > 0 && n >= GLIA_WORTH_A_PASS && !r->prompt_logprobs && w->on_host &&
-                    s->end_node < w->m->atlas->n_nodes - 1;
 }
 
 static bool prepare_capture(glia_slot *s) {

@@ -37,7 +37,7 @@ struct glia_model {
     glia_inbox *inbox;
     glia_capture_memory *memory;
     bool joined; /* the memory wakes the inbox */
-    glia_pages *pages; /* for frames that a device fills; NULL: they lie on the heap */
+    glia_pages *pages; /* for frames, or the large ones; NULL: they lie on the heap */
     glia_tally tally;
     glia_worker *worker;
     glia_encoder *encoder; /* instead of a worker */

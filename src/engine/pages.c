@@ -31,6 +31,7 @@ struct glia_pages {
     atomic_int refs;
     ggml_backend_buffer_type_t type;
     size_t keep;
+    bool large_only;
     pthread_mutex_t lock; /* all below */
     block *unused[N_SIZES];
     slab *slabs;
@@ -39,11 +40,11 @@ struct glia_pages {
     size_t all, n_unused, n_unused_large;
 };
 
-glia_pages *glia_pages_new(ggml_backend_buffer_type_t type, size_t keep) {
+glia_pages *glia_pages_new(ggml_backend_buffer_type_t type, size_t keep, bool large_only) {
     glia_pages *p = glia_calloc(1, sizeof *p);
     if (!p) return NULL;
     atomic_init(&p->refs, 1);
-    p->type = type, p->keep = keep;
+    p->type = type, p->keep = keep, p->large_only = large_only;
     pthread_mutex_init(&p->lock, NULL);
     return p;
 }
@@ -116,6 +117,7 @@ void *glia_pages_take(glia_pages *p, size_t n) {
     size_t rounded;
     if (n > (size_t)1 << (MAX_SHIFT - 1)) return NULL;
     int32_t i = size_of(n + sizeof(block), &rounded);
+    if (p->large_only && rounded <= large) return NULL;
     pthread_mutex_lock(&p->lock);
     block *b = p->unused[i];
     if (b) {

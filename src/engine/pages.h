@@ -1,7 +1,8 @@
-/* engine/pages.h — memory for activations that a device copies to on its own: page-locked, and used again.
+/* engine/pages.h — memory for activations that is used again: page-locked where a device copies to it on its own.
  *
  * Page-locked memory takes a device's full bus and lets its copies run beside the computation, but locking is slow
- * (hundreds of microseconds a megabyte, the first time): freed blocks are kept for the next frames, up to a bound.
+ * (hundreds of microseconds a megabyte, the first time).  On the host the first touch of fresh pages costs more than the
+ * copy into them, on the thread that the others wait for.  So freed blocks are kept for the next frames, up to a bound.
  * What such memory counts as is the lease's business (memory.h); this only says where it lies.
  *
  * Any thread; one lock.  Blocks and their owner keep the pool alive: a model may be closed under events that are not
@@ -9,12 +10,14 @@
 #ifndef GLIA_ENGINE_PAGES_H
 #define GLIA_ENGINE_PAGES_H
 #include "ggml-backend.h"
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct glia_pages glia_pages;
 
-/* keep: most bytes of large blocks (over 1 MiB) that lie unused.  NULL: out of memory. */
-glia_pages *glia_pages_new(ggml_backend_buffer_type_t type, size_t keep);
+/* keep: most bytes of large blocks (over 1 MiB) that lie unused.  large_only: smaller ones are left to the heap.  NULL: out
+ * of memory. */
+glia_pages *glia_pages_new(ggml_backend_buffer_type_t type, size_t keep, bool large_only);
 glia_pages *glia_pages_ref(glia_pages *p);
 void glia_pages_unref(glia_pages *p); /* NULL is fine */
 

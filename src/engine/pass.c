@@ -106,6 +106,22 @@ static int32_t end_of_pass(const glia_worker *w) {
     return end;
 }
 
+/* Rows behind the last layer's trimming are outputs to llama.cpp, which computes logits of every output: only those that
+ * somebody draws from are needed. */
+static void leave_logits_out(const glia_worker *w) {
+    int32_t first = INT32_MAX, last = -1, out = 0;
+    for (int32_t i = 0; i < w->n_slots; i++) { /* slots lie in the batch in their order */
+        const glia_slot *s = &w->slots[i];
+        bool all = s->n_rows && (s->state == GLIA_SLOT_DECODE || s->req->prompt_logprobs);
+        for (int32_t r = s->row0; r < s->row0 + s->n_rows; r++) {
+            if (!w->rows[r].output) continue;
+            if (all || r == s->draw_row) first = out < first ? out : first, last = out;
+            out++;
+        }
+    }
+    if (last >= 0) glia_tap_only_logits(w->tap, first, last - first + 1);
+}
+
 /* What a pass that ended before its caches were whole leaves there is for nobody else. */
 static void spoil(glia_worker *w) {
     for (int32_t i = 0; i < w->n_slots; i++) {
@@ -123,6 +139,7 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
     glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants, w->edits, w->n_edits);
     int32_t end = end_of_pass(w);
     if (end < INT32_MAX) glia_tap_may_end(w->tap, glia_bridge_sched(w->ctx), end);
+    else leave_logits_out(w);
     int32_t rc = glia_worker_decode(w);
     *tapped = glia_tap_disarm(w->tap, why);
     if (glia_tap_has_ended(w->tap)) {

@@ -69,14 +69,7 @@ static glia_status make_drafter(glia_worker *w, glia_err *err) {
     return glia_drafter_new(&w->drafter, &d, err);
 }
 
-static bool is_on_host(ggml_backend_sched_t sched) {
-    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
-        ggml_backend_dev_t dev = ggml_backend_get_device(ggml_backend_sched_get_backend(sched, i));
-        enum ggml_backend_dev_type type = dev ? ggml_backend_dev_type(dev) : GGML_BACKEND_DEVICE_TYPE_CPU;
-        if (type != GGML_BACKEND_DEVICE_TYPE_CPU && type != GGML_BACKEND_DEVICE_TYPE_ACCEL) return false;
-    }
-    return true;
-}
+static const size_t unused_on_host = (size_t)128 << 20;
 
 /* Rows of points leave devices beside the computation, to memory that these copy to best.  False: out of memory. */
 static bool stage(glia_worker *w) {
@@ -85,13 +78,12 @@ static bool stage(glia_worker *w) {
                               .stops = p->staging == GLIA_STAGING_STOPS,
                               .host_too = p->staging == GLIA_STAGING_ALWAYS};
     glia_staging *s = NULL;
-    if (p->staging == GLIA_STAGING_OFF || p->no_hooks) return true;
-    if (!glia_staging_new(&s, glia_bridge_sched(w->ctx), &sp)) return false;
-    if (!s) return true;
-    glia_tap_set_staging(w->tap, s);
-    ggml_backend_buffer_type_t host = glia_staging_host_memory(s);
-    if (!host) return true;
-    w->m->pages = glia_pages_new(host, p->capture_bytes);
+    if (p->no_hooks) return true;
+    if (p->staging != GLIA_STAGING_OFF && !glia_staging_new(&s, glia_bridge_sched(w->ctx), &sp)) return false;
+    if (s) glia_tap_set_staging(w->tap, s);
+    ggml_backend_buffer_type_t locked = s ? glia_staging_host_memory(s) : NULL;
+    w->m->pages = locked ? glia_pages_new(locked, p->capture_bytes, false)
+                         : glia_pages_new(ggml_backend_cpu_buffer_type(), unused_on_host, true);
     return w->m->pages != NULL;
 }
 
@@ -138,7 +130,6 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     w->batch = llama_batch_init(w->n_batch, 0, 1);
     if (!w->batch.token) goto done;
     w->n_outputs_max = w->n_batch;
-    w->on_host = is_on_host(glia_bridge_sched(w->ctx));
     w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
     /* llama.cpp hands cells that fell out of a sliding window to other sequences: a cut sequence may have holes */
     w->cuts_prefix = !w->one_at_a_time && llama_model_n_swa(m->lm) == 0;

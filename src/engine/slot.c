@@ -27,7 +27,6 @@ void glia_slot_release(glia_slot *s) {
 
 int32_t glia_slot_next_chunk(const glia_slot *s) {
     int32_t left = s->req->n_prompt - s->n_past;
-    if (s->last_alone && left >= GLIA_WORTH_A_PASS) left--;
     return left < s->req->prompt_chunk ? left : s->req->prompt_chunk;
 }
 

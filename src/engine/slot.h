@@ -15,8 +15,6 @@
 
 typedef enum glia_slot_state { GLIA_SLOT_IDLE, GLIA_SLOT_PREFILL, GLIA_SLOT_DECODE } glia_slot_state;
 
-enum { GLIA_WORTH_A_PASS = 64 }; /* rows: so many logits cost about what a pass of one token does */
-
 typedef struct glia_slot {
     int32_t id; /* = sequence id in the KV cache */
     glia_slot_state state;
@@ -44,7 +42,6 @@ typedef struct glia_slot {
     int32_t n_clean;       /* of what lies in the cache, so much was computed whole and without any edit */
     int32_t end_node;      /* last node of the graph that some hook needs; -1: none */
     bool leaves_nothing;   /* its cache will not be used again: passes may end before it is whole */
-    bool last_alone;       /* its last prompt token runs by itself, so that the others need no logits */
     glia_tuning tuning;    /* what lies in the cache was computed with */
     bool shelves;          /* worth keeping when another request takes the slot */
     uint8_t **masks;       /* [n_hooks] prompt rows wanted, NULL: all */

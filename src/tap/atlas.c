@@ -342,6 +342,19 @@ static void find_early_readers(glia_atlas *at, const glia_graph *g) {
     }
 }
 
+/* The product with the output matrix, when the rest of the graph works on each row and each logit by itself. */
+static int32_t find_logits(const glia_build *B) {
+    const glia_graph *g = B->g;
+    for (int32_t i = g->n_nodes - 1; i >= 0; i--) {
+        const glia_gnode *n = &g->nodes[i];
+        if (n->op == GGML_OP_MUL_MAT)
+            return is_leaf_named(B, n->src[0], "output.weight") || is_leaf_named(B, n->src[0], "token_embd.weight") ? i
+                                                                                                                   : NONE;
+        if (n->op != GGML_OP_SCALE && n->op != GGML_OP_UNARY && n->op != GGML_OP_ADD && n->op != GGML_OP_MUL) return NONE;
+    }
+    return NONE;
+}
+
 /* How far a pass must run at least: for its rows to be proven, and for its caches and states to be whole. */
 static void find_ends(glia_atlas *at, const glia_graph *g, const int32_t *store_k) {
     at->last_store = -1;
@@ -388,6 +401,7 @@ glia_status glia_atlas_build(glia_atlas **out, const glia_graph *a, const glia_g
         glia_build_derived(&B);
         find_early_readers(at, a);
         find_ends(at, a, B.store_k);
+        at->logits_node = find_logits(&B);
     }
     *out = at, B.at = NULL, st = GLIA_OK;
 done:

@@ -87,6 +87,7 @@ typedef struct glia_atlas {
     int32_t cell_node;   /* first SET_ROWS into a K cache: src[1] holds the cells, and so the sequences; -1: no cache */
     int32_t out_node;    /* first GET_ROWS by out_ids: src[1] holds the output rows; -1: none */
     int32_t last_proof;  /* behind it everything that proves rows has run: the nodes above, a store of every cache */
+    int32_t logits_node; /* MUL_MAT by the output matrix behind which every row is for itself; -1: there is no such */
     int32_t last_store;  /* last node that writes into a cache or a state; -1: none */
     glia_attn *attn;     /* [n_layer] */
     glia_lens lens;

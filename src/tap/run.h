@@ -1,12 +1,21 @@
-/* tap/run.h — the state of one pass, and what the parts of the tap do to each other.  Only tap.c, prove.c and capture.c
- * include it; see tap.h for what it all means.
+/* tap/run.h — the state of one pass, and what the parts of the tap do to each other.  Only tap.c, prove.c, capture.c
+ * and tail.c include it; see tap.h for what it all means.
  *
  *   tap.c      arm, the callback, disarm          prove.c   are the rows of this very run the planned ones?
- *   capture.c  rows out of a fetched node, and changes into it */
+ *   capture.c  rows out of a fetched node, and changes into it
+ *   tail.c     what of the end of the graph is left out */
 #ifndef GLIA_TAP_RUN_H
 #define GLIA_TAP_RUN_H
 #include "tap.h"
 #include "attention.h"
+#include "ggml.h"
+
+/* Of some output rows only: the product with the output matrix while it runs. */
+typedef struct glia_tap_logits {
+    int32_t first, n;         /* among the outputs; n 0: all of them */
+    struct ggml_tensor *node; /* made smaller; NULL: as llama.cpp made it */
+    struct ggml_tensor was, rows; /* node before; what it reads instead of all its rows */
+} glia_tap_logits;
 
 struct glia_tap {
     const glia_atlas *at;
@@ -37,6 +46,7 @@ struct glia_tap {
 
     ggml_backend_sched_t sched;       /* of this pass when it may end early; NULL: it runs whole */
     struct ggml_tensor *opening;       /* the first node of the run */
+    glia_tap_logits logits;
     bool ended;                       /* it has ended early, where it might */
 
     char *scratch; /* copy of a node that does not lie in host memory */
@@ -64,6 +74,11 @@ bool glia_tap_is_host(const struct ggml_tensor *x);
 /* Bytes [off, off + n) of a tensor: a pointer into host memory, or a copy in scratch; NULL: out of memory (nomem is set). */
 const char *glia_tap_bytes(glia_tap *t, const struct ggml_tensor *x, size_t off, size_t n);
 void glia_tap_prove(glia_tap *t, const struct ggml_tensor *node); /* a node with ASK_CANARY was fetched */
+
+/* -- tail.c */
+void glia_tap_trim_logits(glia_tap *t, struct ggml_tensor *node); /* the node t->node, at->logits_node, was asked for */
+void glia_tap_restore_logits(glia_tap *t);
+bool glia_tap_ends_here(const glia_tap *t, struct ggml_tensor *node); /* the node t->node was fetched */
 
 /* -- capture.c; the node t->node was fetched */
 void glia_tap_capture(glia_tap *t, const struct ggml_tensor *x);

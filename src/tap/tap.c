@@ -141,7 +141,7 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     t->edits = edits, t->n_edits = n_edits;
     t->node = -1, t->n_runs = 0, t->proven = 0;
     t->strange = t->unproven = t->nomem = t->ended = false;
-    t->sched = NULL, t->opening = NULL;
+    t->sched = NULL, t->opening = NULL, t->logits = (glia_tap_logits){0};
     t->why[0] = 0;
     for (int32_t i = 0; i < n_rows; i++) t->n_outputs += rows[i].output;
     t->armed = true;
@@ -183,29 +183,7 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
     }
 }
 
-void glia_tap_may_end(glia_tap *t, struct ggml_backend_sched *sched, int32_t node) {
-    if (t->unproven || t->nomem) return;
-    if (node < t->at->last_proof) node = t->at->last_proof;
-    for (int32_t i = node + 1; i < t->at->n_nodes; i++) {
-        if (t->ask[i] & ~(unsigned)ASK_CANARY) return; /* something behind it is asked for all the same */
-    }
-    if (node + 1 >= t->at->n_nodes) return;
-    t->sched = sched;
-    t->ask[node] |= ASK_END;
-}
-
-bool glia_tap_has_ended(const glia_tap *t) { return t->ended; }
-
 /* ------------------------------------------------------------------ the callback */
-
-/* Leaving a split leaves the graph only from the last one; what follows in others would be computed from garbage.  Two
- * splits are two backends, so that what is not on the first node's lies in the second. */
-static bool in_last_split(const glia_tap *t, struct ggml_tensor *node) {
-    int n = ggml_backend_sched_get_n_splits(t->sched);
-    if (n != 2) return n == 1;
-    return ggml_backend_sched_get_tensor_backend(t->sched, node) !=
-           ggml_backend_sched_get_tensor_backend(t->sched, t->opening);
-}
 
 static bool same_node(const glia_signature *s, const struct ggml_tensor *x) {
     return s->op == (int32_t)x->op && !strcmp(s->name, x->name);
@@ -217,13 +195,17 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     if (!t->armed) return !ask; /* nothing wanted: false when asked; never false when fetching */
     if (!ask) {
         if (t->staging) glia_staging_fetched(t->staging);
-        if (t->strange || t->unproven || t->nomem) return true;
+        if (t->strange || t->unproven || t->nomem) {
+            glia_tap_restore_logits(t);
+            return true;
+        }
         if (t->ask[t->node] & ASK_CANARY) glia_tap_prove(t, node);
         if (t->ask[t->node] & ASK_EDITED_ATTENTION) glia_tap_change_attention(t, node);
         if (t->ask[t->node] & ASK_EDITED) glia_tap_change(t, node);
         if (t->ask[t->node] & ASK_LOGITS) glia_tap_capture_attention(t, node, true);
         if (t->ask[t->node] & ASK_WANTED) glia_tap_capture(t, node);
-        t->ended = (t->ask[t->node] & ASK_END) && !t->strange && !t->unproven && !t->nomem && in_last_split(t, node);
+        glia_tap_restore_logits(t);
+        t->ended = glia_tap_ends_here(t, node);
         return !t->ended;
     }
     if (t->strange || t->unproven || t->nomem) return false;
@@ -238,7 +220,8 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
         return false;
     }
     if (t->node + 1 == t->at->n_nodes) t->n_runs++;
-    if (!t->ask[t->node]) return false;
+    if (t->logits.n && t->node == t->at->logits_node) glia_tap_trim_logits(t, node);
+    if (!t->ask[t->node]) return t->logits.node != NULL;
     if (t->staging && glia_tap_keeps_order(t, node)) glia_staging_do_not_wait(t->staging, node);
     return true;
 }
@@ -255,6 +238,7 @@ void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
 
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
+    glia_tap_restore_logits(t); /* of a pass that was given up in between */
     if (t->staging) glia_staging_end(t->staging); /* every row has arrived, or is not on its way any more */
     if (!t->nomem && !t->strange && !t->unproven) {
         if (t->n_runs != (t->ended ? 0 : 1)) glia_tap_refuse(t, &t->strange, "the graph ended early");

@@ -83,6 +83,10 @@ void glia_tap_arm(glia_tap *t, const glia_tap_row *rows, int32_t n_rows, glia_ta
  * scheduler lets the graph end there, which is when all of the rest is one piece on one backend.  sched: borrowed until
  * disarm. */
 void glia_tap_may_end(glia_tap *t, struct ggml_backend_sched *sched, int32_t node);
+/* After arm: of the rows that are outputs, counted among themselves, only the logits of first … first + n - 1 are read: do
+ * not compute the others, where the output matrix lies on the host.  The product with it is made smaller for as long as it
+ * runs; what it would have written for the other rows is garbage. */
+void glia_tap_only_logits(glia_tap *t, int32_t first, int32_t n);
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]);
 bool glia_tap_has_ended(const glia_tap *t); /* until the next arm: did that pass end early? */
 

@@ -130,7 +130,11 @@ ENDS_MUTANTS = {
         ("if (s->state == GLIA_SLOT_DECODE || s->draw_row >= 0 || s->req->prompt_logprobs) return INT32_MAX;", "", 1)]},
     "a pass ends at the lowest hook": {"src/engine/admit.c": [
         ("if (pl && pl->node > s->end_node)", "if (pl && (s->end_node < 0 || pl->node < s->end_node))", 1)]},
-    "a pass ends before its rows are proven": {"src/tap/tap.c": [
+    "logits of the row before": {"src/tap/tail.c": [
+        ("take_rows(&l->rows, l->first, l->n);", "take_rows(&l->rows, l->first - (l->first > 0), l->n);", 1)]},
+    "logits left where the last row's would be": {"src/tap/tail.c": [
+        ("take_rows(node, l->first, l->n);", "take_rows(node, 0, l->n);", 1)]},
+    "a pass ends before its rows are proven": {"src/tap/tail.c": [
         ("if (node < t->at->last_proof) node = t->at->last_proof;", "", 1)]},
 }
 

@@ -208,7 +208,7 @@ static void events_outlive_their_model(void **state) {
 static void blocks_are_used_again_within_bounds(void **state) {
     (void)state;
     const size_t mib = (size_t)1 << 20;
-    glia_pages *p = glia_pages_new(ggml_backend_cpu_buffer_type(), 6 * mib);
+    glia_pages *p = glia_pages_new(ggml_backend_cpu_buffer_type(), 6 * mib, false);
     size_t all, unused;
     assert_non_null(p);
     char *a = glia_pages_take(p, 100), *b = glia_pages_take(p, 3000), *c = glia_pages_take(p, 3 * mib);
@@ -233,6 +233,11 @@ static void blocks_are_used_again_within_bounds(void **state) {
     glia_pages_give(a);
     glia_pages_give(b);
     glia_pages_give(NULL);
+    p = glia_pages_new(ggml_backend_cpu_buffer_type(), 6 * mib, true);
+    assert_null(glia_pages_take(p, 3000)); /* the heap's */
+    assert_non_null(c = glia_pages_take(p, 3 * mib));
+    glia_pages_give(c);
+    glia_pages_unref(p);
 }
 
 static void *churn(void *arg) {
@@ -255,7 +260,7 @@ static void *churn(void *arg) {
 
 static void threads_get_blocks_of_their_own(void **state) {
     (void)state;
-    glia_pages *p = glia_pages_new(ggml_backend_cpu_buffer_type(), (size_t)8 << 20);
+    glia_pages *p = glia_pages_new(ggml_backend_cpu_buffer_type(), (size_t)8 << 20, false);
     pthread_t t[4];
     for (int i = 0; i < 4; i++) assert_int_equal(pthread_create(&t[i], NULL, churn, p), 0);
     for (int i = 0; i < 4; i++) {
