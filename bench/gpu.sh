@@ -185,7 +185,6 @@ main() {
         tap prefill --no-attention --against-no-hooks --work prefill --rounds "$fast"
         tap decode --no-attention --against-no-hooks --work decode --rounds "$slow"
         tap decode-8 --nothing --against-no-hooks --work decode --streams 8 --rounds "$slow"
-        tap read --no-attention --against-no-hooks --work read --rounds "$fast"
     fi
 
     if wants serve; then

@@ -99,7 +99,7 @@ static double difference(const side *got, const side *want, size_t h) {
 
 int main(int argc, char **argv) {
     int32_t layers = -1, reference = 0;
-    size_t n_prompt = 128;
+    size_t n_prompt = 24; /* from 32 on llama.cpp takes weights from the host to a device for the product */
     double tolerance = 0.03;
     glia_model_params mp;
     glia_model_params_init(&mp);

@@ -16,6 +16,7 @@ struct llama_batch;
 struct llama_model_params;
 struct llama_context_params;
 struct ggml_cgraph;
+struct ggml_tensor;
 typedef struct glia_templates glia_templates;
 
 /* The model's chat templates; *has_own is false when it brings none (ChatML then stands in). */
@@ -48,6 +49,9 @@ struct ggml_cgraph *glia_bridge_graph(struct llama_context *ctx, uint32_t n_toke
 
 /* The scheduler that runs the context's graphs; borrowed, and only for the backends it has: llama.cpp may make another. */
 struct ggml_backend_sched *glia_bridge_sched(const struct llama_context *ctx);
+
+/* From the next pass on: the scheduler's callback of this context; NULL: none.  Engine thread. */
+void glia_bridge_watch(struct llama_context *ctx, bool (*on_node)(struct ggml_tensor *node, bool ask, void *ud), void *ud);
 
 #ifdef __cplusplus
 }

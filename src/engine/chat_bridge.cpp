@@ -494,3 +494,11 @@ extern "C" ggml_cgraph * glia_bridge_graph(llama_context * ctx, uint32_t n_token
 extern "C" ggml_backend_sched * glia_bridge_sched(const llama_context * ctx) {
     return ctx->get_sched();
 }
+
+/* llama.cpp takes the callback when a context is made, and hands it to the scheduler with every new graph. */
+extern "C" void glia_bridge_watch(llama_context * ctx, bool (*on_node)(ggml_tensor *, bool, void *), void * ud) {
+    auto & params = const_cast<llama_cparams &>(ctx->get_cparams());
+    if (params.cb_eval == on_node) return;
+    params.cb_eval = on_node, params.cb_eval_user_data = ud;
+    ggml_backend_sched_set_eval_callback(ctx->get_sched(), on_node, ud);
+}

@@ -69,6 +69,15 @@ static glia_status make_drafter(glia_worker *w, glia_err *err) {
     return glia_drafter_new(&w->drafter, &d, err);
 }
 
+static bool is_on_host(ggml_backend_sched_t sched) {
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); i++) {
+        ggml_backend_dev_t dev = ggml_backend_get_device(ggml_backend_sched_get_backend(sched, i));
+        enum ggml_backend_dev_type type = dev ? ggml_backend_dev_type(dev) : GGML_BACKEND_DEVICE_TYPE_CPU;
+        if (type != GGML_BACKEND_DEVICE_TYPE_CPU && type != GGML_BACKEND_DEVICE_TYPE_ACCEL) return false;
+    }
+    return true;
+}
+
 static const size_t unused_on_host = (size_t)128 << 20;
 
 /* Rows of points leave devices beside the computation, to memory that these copy to best.  False: out of memory. */
@@ -130,6 +139,7 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     w->batch = llama_batch_init(w->n_batch, 0, 1);
     if (!w->batch.token) goto done;
     w->n_outputs_max = w->n_batch;
+    w->looks_away = m->params.staging == GLIA_STAGING_ALWAYS || !is_on_host(glia_bridge_sched(w->ctx));
     w->one_at_a_time = llama_model_is_recurrent(m->lm) || llama_model_is_hybrid(m->lm);
     /* llama.cpp hands cells that fell out of a sliding window to other sequences: a cut sequence may have holes */
     w->cuts_prefix = !w->one_at_a_time && llama_model_n_swa(m->lm) == 0;

@@ -24,6 +24,7 @@ struct glia_worker {
     glia_drafter *drafter; /* NULL: no draft model */
     glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
+    bool looks_away;    /* passes without hooks run without the callback */
     bool one_at_a_time; /* recurrent state: a pass with hooks holds one sequence */
     bool cuts_prefix;   /* a cached sequence may be cut and continued anywhere, not only at its end */
 

@@ -129,11 +129,12 @@ static bool read_positions(glia_cells *c, const struct ggml_tensor *x) {
 }
 
 /* Without positions in the graph: the mask opens to a row at position p its own cell and p others, all of its sequence
- * (llama.cpp opens what lies there up to p, and sequences have no holes). */
+ * (llama.cpp opens what lies there up to p, and sequences have no holes).  The first mask is that of the first cache;
+ * there are several where the scheduler copies the cells' input to other devices. */
 static bool read_mask(glia_cells *c, const struct ggml_tensor *m) {
     bool half = m->type == GGML_TYPE_F16;
     if ((!half && m->type != GGML_TYPE_F32) || m->ne[2] != 1 || m->ne[1] * m->ne[3] != c->n_rows ||
-        !ggml_is_contiguous(m) || c->base->n_caches != 1 || !c->stored[0]) {
+        !ggml_is_contiguous(m) || !c->stored[0]) {
         return false;
     }
     const char *v = input(c, m, ggml_nbytes(m));

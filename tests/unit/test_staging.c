@@ -176,6 +176,31 @@ static void staged_rows_are_the_rows(void **state) {
     }
 }
 
+/* With devices, passes without hooks run without the callback: which cells they filled is unknown, so that a hook whose
+ * columns are positions must not build on them, and others may. */
+static void passes_that_nobody_watched_are_not_taken_for_known(void **state) {
+    (void)state;
+    glia_model *plain = open_staged("llama", GLIA_STAGING_OFF), *staged = open_staged("llama", GLIA_STAGING_ALWAYS);
+    const int64_t last[] = {-1};
+    glia_hook h[] = {{.point = GLIA_POINT_RESID_POST, .layer = 1, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1},
+                     {.point = GLIA_POINT_ATTN_PROBS, .layer = 1, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1}};
+    for (int i = 0; i < 6; i++) { /* in turns: the callback comes and goes */
+        glia_request_params p = greedy(prompt, N, 3), q = greedy(prompt, N, 2);
+        q.hooks = &h[i % 2], q.n_hooks = 1;
+        result *unseen = run_request(staged, &p), *got = run_request(staged, &q);
+        q.no_cache = true;
+        result *want = run_request(plain, &q);
+        assert_int_equal(unseen->err.status, GLIA_OK);
+        assert_int_equal(got->err.status, GLIA_OK);
+        assert_int_equal(got->usage.n_cached, i % 2 ? 0 : N - 1);
+        assert_true(worst_error(got->hook[0].data, want->hook[0].data, (size_t)want->hook[0].width) < 1e-5);
+        assert_memory_equal(got->ids, want->ids, (size_t)want->n_ids * sizeof *want->ids);
+        result_free(unseen), result_free(got), result_free(want);
+    }
+    glia_model_close(plain);
+    glia_model_close(staged);
+}
+
 /* Events hold their memory when the model is closed under them. */
 static void events_outlive_their_model(void **state) {
     (void)state;
@@ -277,6 +302,7 @@ static void threads_get_blocks_of_their_own(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_through_a_small_ring_are_whole), cmocka_unit_test(staged_rows_are_the_rows),
+        cmocka_unit_test(passes_that_nobody_watched_are_not_taken_for_known),
         cmocka_unit_test(events_outlive_their_model),          cmocka_unit_test(blocks_are_used_again_within_bounds),
         cmocka_unit_test(threads_get_blocks_of_their_own),
     };
