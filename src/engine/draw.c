@@ -35,6 +35,8 @@ void glia_worker_draw(glia_worker *w, glia_slot *s) {
         glia_slot_fail(s, GLIA_EINTERNAL, "llama.cpp answered no logits");
         return;
     }
+    if (!s->n_generated && r->n_prompt - s->n_cached >= GLIA_LEAST_GAIN) /* the logits are there: so is all before them */
+        glia_pace_saw(&w->pace.token_ms, glia_now_ms() - s->start_ms, r->n_prompt - s->n_cached);
     int32_t id = glia_sampler_draw(s->sampler, s->constrainer, logits, w->scratch);
     if (id < 0 || (s->constrainer && glia_constrainer_accept(s->constrainer, id) != GLIA_MATCH_YES)) {
         end_constrained(w, s, id);

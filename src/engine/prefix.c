@@ -55,11 +55,16 @@ int32_t glia_worker_usable_prefix(const glia_worker *w, const glia_slot *s, cons
 
 /* ------------------------------------------------------------------ copying states */
 
-/* The state of a slot after the first n tokens; NULL: it cannot be had. */
-static glia_shelved *state_of(glia_worker *w, const glia_slot *s, int32_t n) {
+/* The state of a slot after the first n tokens; NULL: it cannot be had, or not worth it for `gain` tokens. */
+static glia_shelved *state_of(glia_worker *w, const glia_slot *s, int32_t n, int32_t gain) {
     size_t n_state = llama_state_seq_get_size(w->ctx, s->id);
-    glia_shelved *e = n_state ? glia_shelved_new(&s->tuning, s->tokens, n, n_state) : NULL;
-    if (e && llama_state_seq_get_data(w->ctx, e->state, n_state, s->id) == n_state) return e;
+    if (!n_state || !glia_pace_copies(&w->pace, gain, n_state, true)) return NULL;
+    glia_shelved *e = glia_shelved_new(&s->tuning, s->tokens, n, n_state);
+    double began = glia_now_ms();
+    if (e && llama_state_seq_get_data(w->ctx, e->state, n_state, s->id) == n_state) {
+        glia_pace_saw(&w->pace.out_ms, glia_now_ms() - began, (double)n_state);
+        return e;
+    }
     glia_shelved_free(e);
     return NULL;
 }
@@ -74,17 +79,19 @@ static glia_shelved *take_off(glia_worker *w, glia_slot *s, int32_t keep) {
         if (!w->cuts_prefix) return NULL;
         glia_worker_forget(w, s, n); /* what an edit has touched; it would go anyway */
     }
-    return s->n_past == n ? state_of(w, s, n) : NULL;
+    return s->n_past == n ? state_of(w, s, n, n - keep) : NULL;
 }
 
 /* False: the slot is empty now. */
 static bool put_in(glia_worker *w, glia_slot *s, const glia_shelved *e) {
     clear(w, s);
+    double began = glia_now_ms();
     if (llama_state_seq_set_data(w->ctx, e->state, e->n_state, s->id) != e->n_state ||
         llama_memory_seq_pos_max(w->mem, s->id) != e->n - 1) {
         clear(w, s);
         return false;
     }
+    glia_pace_saw(&w->pace.in_ms, glia_now_ms() - began, (double)e->n_state);
     memcpy(s->tokens, e->tokens, (size_t)e->n * sizeof *s->tokens);
     s->n_past = e->n;
     glia_tap_lose(w->tap, s->id);
@@ -111,9 +118,9 @@ void glia_worker_bring_prefix(glia_worker *w, glia_slot *s, const glia_request *
         if (w->shelf) e = glia_shelf_find(w->shelf, &r->tuning, r->prompt, most_of(r), &on_shelf);
         if (on_shelf > n) other = NULL, n = on_shelf;
         else e = NULL;
-        if (n - own < GLIA_LEAST_GAIN) other = NULL, e = NULL, n = own;
+        if (n - own < GLIA_LEAST_GAIN || (e && !glia_pace_copies(&w->pace, n - own, e->n_state, false))) other = NULL, e = NULL, n = own;
     }
-    if (other) e = copy = state_of(w, other, other->n_past);
+    if (other) e = copy = state_of(w, other, other->n_past, n - own);
     if (!e) n = own;
     glia_shelved *left = take_off(w, s, e ? 0 : own);
     if (e) {

@@ -142,12 +142,25 @@ void glia_sampler_accept(glia_sampler *s, int32_t token) {
     if (s->chain && s->remembers) llama_sampler_accept(s->chain, token);
 }
 
+/* The first of the largest.  In blocks and lanes, so that the compiler can compare many at once: with a vocabulary of 50k
+ * and 16 streams the plain loop took a tenth of a step on a GPU. */
 static int32_t arg_max(const float *v, int32_t n) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < n; i++) {
-        if (v[i] > v[best]) best = i;
+    enum { LANES = 16, BLOCK = 512 };
+    float best = -INFINITY;
+    int32_t from = 0, to = n < BLOCK ? n : BLOCK;
+    for (int32_t b = 0; b < n; b += BLOCK) {
+        float lane[LANES], most = -INFINITY;
+        int32_t end = n - b < BLOCK ? n : b + BLOCK, i = b;
+        for (int32_t k = 0; k < LANES; k++) lane[k] = -INFINITY;
+        for (; i + LANES <= end; i += LANES) {
+            for (int32_t k = 0; k < LANES; k++) lane[k] = v[i + k] > lane[k] ? v[i + k] : lane[k];
+        }
+        for (; i < end; i++) most = v[i] > most ? v[i] : most;
+        for (int32_t k = 0; k < LANES; k++) most = lane[k] > most ? lane[k] : most;
+        if (most > best) best = most, from = b, to = end;
     }
-    return best;
+    while (from < to && v[from] != best) from++;
+    return from < to ? from : 0; /* nothing but NaN */
 }
 
 /* From the first n candidates of d. */

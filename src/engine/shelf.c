@@ -124,3 +124,15 @@ glia_shelved *glia_shelf_find(glia_shelf *s, const glia_tuning *tuning, const in
 
 size_t glia_shelf_bytes(const glia_shelf *s) { return s->n_bytes; }
 int32_t glia_shelf_count(const glia_shelf *s) { return s->n; }
+
+/* ------------------------------------------------------------------ what is worth it */
+
+void glia_pace_saw(double *best, double ms, double n) {
+    double each = n > 0 ? ms / n : 0;
+    if (each > 0 && (*best <= 0 || each < *best)) *best = each;
+}
+
+bool glia_pace_copies(const glia_pace *p, int32_t n_tokens, size_t n_bytes, bool out) {
+    if (p->token_ms <= 0 || p->in_ms <= 0 || p->out_ms <= 0) return true;
+    return (double)n_bytes * (p->in_ms + (out ? p->out_ms : 0)) < n_tokens * p->token_ms;
+}

@@ -37,6 +37,16 @@ void glia_shelf_put(glia_shelf *s, glia_shelved *e);
 glia_shelved *glia_shelf_find(glia_shelf *s, const glia_tuning *tuning, const int32_t *prompt, int32_t most, int32_t *n_same);
 void glia_shelf_touch(glia_shelf *s, glia_shelved *e); /* it was used; s may be NULL */
 
+/* What copying and computing cost on this machine: the fastest of each that was seen, 0 before the first.  On a GPU a prompt
+ * may be computed faster than its state travels to the host and back. */
+typedef struct glia_pace {
+    double token_ms;     /* a prompt token */
+    double out_ms, in_ms; /* a byte of a state out of the cache, into it */
+} glia_pace;
+void glia_pace_saw(double *best, double ms, double n); /* n tokens or bytes took ms */
+/* Is it worth copying n_bytes out (when out) and in to save n_tokens?  True while something is unknown. */
+bool glia_pace_copies(const glia_pace *p, int32_t n_tokens, size_t n_bytes, bool out);
+
 size_t glia_shelf_bytes(const glia_shelf *s); /* ≤ budget */
 int32_t glia_shelf_count(const glia_shelf *s);
 #endif

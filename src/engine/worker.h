@@ -22,6 +22,7 @@ struct glia_worker {
     struct llama_adapter_lora *adapters[GLIA_MAX_ADAPTERS]; /* the model's */
     glia_tuning tuning; /* the context's now */
     glia_drafter *drafter; /* NULL: no draft model */
+    glia_pace pace;    /* of copying states and of reading prompts */
     glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
     bool looks_away;    /* passes without hooks run without the callback */

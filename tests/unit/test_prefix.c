@@ -226,6 +226,23 @@ static void a_failed_allocation_costs_the_copy_not_the_answer(void **s) {
 
 /* ------------------------------------------------------------------ the shelf itself */
 
+/* A GPU reads prompts faster than their states travel. */
+static void states_are_copied_only_where_that_is_faster(void **st) {
+    (void)st;
+    glia_pace p = {0};
+    assert_true(glia_pace_copies(&p, 1, 1 << 30, true)); /* nothing is known: try */
+    glia_pace_saw(&p.token_ms, 40, 1000);
+    glia_pace_saw(&p.out_ms, 50, 1 << 20);
+    assert_true(glia_pace_copies(&p, 1, 1 << 30, true));
+    glia_pace_saw(&p.in_ms, 30, 1 << 20);
+    assert_false(glia_pace_copies(&p, 1000, 1 << 20, true)); /* 80 ms against 40 */
+    assert_true(glia_pace_copies(&p, 1000, 1 << 20, false)); /* 30 against 40 */
+    assert_true(glia_pace_copies(&p, 3000, 1 << 20, true));
+    glia_pace_saw(&p.out_ms, 5, 1 << 20); /* the fastest counts: it was busy before */
+    glia_pace_saw(&p.in_ms, 500, 1 << 20);
+    assert_true(glia_pace_copies(&p, 1000, 1 << 20, true)); /* 35 against 40 */
+}
+
 static void put(glia_shelf *s, const glia_tuning *tuning, const char *tokens, size_t n_state) {
     int32_t t[64], n = 0;
     while (tokens[n]) t[n] = tokens[n], n++;
@@ -277,6 +294,7 @@ static void a_whole_state_serves_only_prompts_that_continue_it(void **st) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(states_are_copied_only_where_that_is_faster),
         cmocka_unit_test(the_shelf_keeps_within_its_budget_what_was_used_last),
         cmocka_unit_test(a_whole_state_serves_only_prompts_that_continue_it),
         cmocka_unit_test(a_prompt_that_left_its_slot_comes_back),

@@ -193,7 +193,7 @@ static void passes_that_nobody_watched_are_not_taken_for_known(void **state) {
         assert_int_equal(unseen->err.status, GLIA_OK);
         assert_int_equal(got->err.status, GLIA_OK);
         assert_int_equal(got->usage.n_cached, i % 2 ? 0 : N - 1);
-        assert_true(worst_error(got->hook[0].data, want->hook[0].data, (size_t)want->hook[0].width) < 1e-5);
+        assert_true(worst_error(got->hook[0].data, want->hook[0].data, (size_t)want->hook[0].width) < (getenv("GLIA_TEST_GPU_LAYERS") ? 2e-2 : 1e-5));
         assert_memory_equal(got->ids, want->ids, (size_t)want->n_ids * sizeof *want->ids);
         result_free(unseen), result_free(got), result_free(want);
     }
