@@ -1,6 +1,6 @@
 """What a harvest costs: tokens/s against plain prefill of the same pieces, in one server, in alternating pairs.
 
-    python3 bench/bench_harvest.py --glia build/glia --model FILE.gguf [--rounds 3] [--tokens 8192] [--points resid_pre@all]
+    python3 bench/bench_harvest.py --glia build/glia --model FILE.gguf [--rounds 3] [--tokens 16384] [--points resid_pre@all]
 
 Plain: completions with max_tokens 0, no hooks, as many at once as the harvest keeps under way.  Harvest: POST
 /api/v1/harvests of the same token ids.  Also: resident memory before, between and after.  Prints ratios; a number means
@@ -47,7 +47,7 @@ def harvest(port, pieces, points, **more):
     t = time.monotonic()
     h = call(port, "POST", "/api/v1/harvests", dict({"points": points, "documents": [{"tokens": p} for p in pieces]}, **more))
     while h["status"] == "running":
-        time.sleep(0.02)
+        time.sleep(0.05) # each look is a request that the same cores answer
         h = call(port, "GET", "/api/v1/harvests/" + h["id"])
     assert h["status"] == "completed", h
     seconds, size = time.monotonic() - t, h["run"]["bytes"]
@@ -60,7 +60,7 @@ def main():
     p.add_argument("--glia", default="build/glia")
     p.add_argument("--model", required=True)
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--tokens", type=int, default=8192)
+    p.add_argument("--tokens", type=int, default=16384)
     p.add_argument("--piece", type=int, default=256)
     p.add_argument("--points", default="resid_pre@all")
     p.add_argument("--threads", default=str(os.cpu_count()))

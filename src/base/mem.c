@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static _Thread_local size_t fault_countdown; /* 0: disarmed */
 static _Thread_local int fault_fired;
@@ -27,6 +28,16 @@ void *glia_calloc(size_t n, size_t size) { return fault_here() ? NULL : calloc(n
 void *glia_realloc(void *p, size_t n) { return fault_here() ? NULL : realloc(p, n ? n : 1); }
 
 void glia_free(void *p) { free(p); }
+
+void glia_mem_large(void *p, size_t n) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = (uintptr_t)2 << 20;
+    uintptr_t from = ((uintptr_t)p + page - 1) & ~(page - 1), to = ((uintptr_t)p + n) & ~(page - 1);
+    if (p && to > from) (void)madvise((char *)p + (from - (uintptr_t)p), to - from, MADV_HUGEPAGE);
+#else
+    (void)p, (void)n;
+#endif
+}
 
 char *glia_strndup(const char *s, size_t n) {
     char *d = glia_malloc(n + 1);

@@ -132,13 +132,15 @@ static void spoil(glia_worker *w) {
 
 /* llama_decode with the tap armed when some hook wants rows.  On a device even a callback that wants nothing costs: with
  * one, ggml hands over every graph as a view, and CUDA compares it node by node with the one it has captured.  Without it
- * the cells of the sequences are not known afterwards, so that hooks with columns compute their prompt themselves.  0: done, 2: aborted, its rows are not in the cache;
+ * the cells of the sequences are not known afterwards, so that hooks with columns compute their prompt themselves, all of it
+ * watched.  0: done, 2: aborted, its rows are not in the cache;
  * else failed.  *tapped says whether the rows may be believed.  A graph that was not mapped and proven at load is refused: no
  * dry run can be made over the caches of running requests. */
 static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160]) {
-    bool looks = w->n_wants || w->n_edits;
+    bool looks = w->n_wants || w->n_edits, watches = looks;
+    for (int32_t i = 0; i < w->n_slots; i++) watches |= w->slots[i].n_rows && w->slots[i].req->wants_columns;
     *tapped = GLIA_TAP_OK;
-    if (w->looks_away) glia_bridge_watch(w->ctx, looks ? glia_tap_on_node : NULL, w->tap);
+    if (w->looks_away) glia_bridge_watch(w->ctx, watches ? glia_tap_on_node : NULL, w->tap);
     if (!looks) return glia_worker_decode(w);
     glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants, w->edits, w->n_edits);
     int32_t end = end_of_pass(w);

@@ -133,6 +133,7 @@ void glia_pace_saw(double *best, double ms, double n) {
 }
 
 bool glia_pace_copies(const glia_pace *p, int32_t n_tokens, size_t n_bytes, bool out) {
-    if (p->token_ms <= 0 || p->in_ms <= 0 || p->out_ms <= 0) return true;
-    return (double)n_bytes * (p->in_ms + (out ? p->out_ms : 0)) < n_tokens * p->token_ms;
+    double in = p->in_ms > 0 ? p->in_ms : p->out_ms; /* nothing has come back yet: as fast as it left */
+    if (p->token_ms <= 0 || p->out_ms <= 0) return true;
+    return (double)n_bytes * (in + (out ? p->out_ms : 0)) < n_tokens * p->token_ms;
 }

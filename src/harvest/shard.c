@@ -23,8 +23,10 @@ glia_status glia_shard_init(glia_shard *s, const glia_column *columns, size_t n,
     for (size_t i = 0; ok && i < n; i++) {
         s->columns[i] = columns[i];
         s->columns[i].pending = 0;
-        s->columns[i].data = glia_malloc(capacity * (size_t)columns[i].width * glia_dtype_bytes(dtype));
+        size_t bytes = capacity * (size_t)columns[i].width * glia_dtype_bytes(dtype);
+        s->columns[i].data = glia_malloc(bytes);
         ok = s->columns[i].data != NULL;
+        glia_mem_large(s->columns[i].data, bytes);
     }
     ok = ok && (s->document = glia_malloc(capacity * sizeof *s->document)) &&
          (s->offset = glia_malloc(capacity * sizeof *s->offset)) &&

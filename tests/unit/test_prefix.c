@@ -232,8 +232,9 @@ static void states_are_copied_only_where_that_is_faster(void **st) {
     glia_pace p = {0};
     assert_true(glia_pace_copies(&p, 1, 1 << 30, true)); /* nothing is known: try */
     glia_pace_saw(&p.token_ms, 40, 1000);
-    glia_pace_saw(&p.out_ms, 50, 1 << 20);
     assert_true(glia_pace_copies(&p, 1, 1 << 30, true));
+    glia_pace_saw(&p.out_ms, 50, 1 << 20);
+    assert_false(glia_pace_copies(&p, 1000, 1 << 20, false)); /* nothing came back yet: as fast as it left */
     glia_pace_saw(&p.in_ms, 30, 1 << 20);
     assert_false(glia_pace_copies(&p, 1000, 1 << 20, true)); /* 80 ms against 40 */
     assert_true(glia_pace_copies(&p, 1000, 1 << 20, false)); /* 30 against 40 */
