@@ -130,12 +130,13 @@ static void spoil(glia_worker *w) {
     }
 }
 
-/* llama_decode with the tap armed when some hook wants rows.  On a device even a callback that wants nothing costs: with
- * one, ggml hands over every graph as a view, and CUDA compares it node by node with the one it has captured.  Without it
- * the cells of the sequences are not known afterwards, so that hooks with columns compute their prompt themselves, all of it
- * watched.  0: done, 2: aborted, its rows are not in the cache;
- * else failed.  *tapped says whether the rows may be believed.  A graph that was not mapped and proven at load is refused: no
- * dry run can be made over the caches of running requests. */
+/* llama_decode with the tap armed when some hook wants rows.  0: done, 2: aborted, its rows are not in the cache; else failed.
+ * *tapped says whether the rows may be believed.  A graph that was not mapped and proven at load is refused: no dry run can be
+ * made over the caches of running requests.
+ *
+ * On a device even a callback that wants nothing costs: with one, ggml hands over every graph as a view, and CUDA compares
+ * it node by node with the one it has captured.  Without it the cells of the sequences are unknown afterwards, so that a
+ * request whose hooks have columns is watched from its first pass and builds on no other's prefix. */
 static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160]) {
     bool looks = w->n_wants || w->n_edits, watches = looks;
     for (int32_t i = 0; i < w->n_slots; i++) watches |= w->slots[i].n_rows && w->slots[i].req->wants_columns;
@@ -162,8 +163,7 @@ void glia_worker_pass(glia_worker *w) {
     w->n_wants = w->n_edits = 0;
     for (int32_t i = 0; i < w->n_slots; i++) {
         glia_slot *s = &w->slots[i];
-        if (s->n_rows &&
-            (!glia_worker_edit_rows(w, s) || !glia_worker_want_rows(w, s))) {
+        if (s->n_rows && (!glia_worker_edit_rows(w, s) || !glia_worker_want_rows(w, s))) {
             /* nothing has run yet: the others come again next turn */
             fail_batch(w, true, GLIA_ENOMEM, "out of memory for activations");
             return;

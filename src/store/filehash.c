@@ -48,7 +48,8 @@ static bool recall(const known *file, char out[GLIA_SHA256_HEX]) {
     return found;
 }
 
-glia_status glia_filehash(const char *path, char out[GLIA_SHA256_HEX], bool (*stop)(void *ud), void *ud, glia_err *err) {
+glia_status glia_filehash(const char *path, char out[GLIA_SHA256_HEX], bool (*stop)(void *ud), void *ud,
+                          glia_err *err) {
     known before, after;
     bool identified = identify(path, &before);
     if (identified && recall(&before, out)) return GLIA_OK;

@@ -239,6 +239,7 @@ void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
     glia_tap_restore_logits(t); /* of a pass that was given up in between */
+
     if (t->staging) glia_staging_end(t->staging); /* every row has arrived, or is not on its way any more */
     if (!t->nomem && !t->strange && !t->unproven) {
         if (t->n_runs != (t->ended ? 0 : 1)) glia_tap_refuse(t, &t->strange, "the graph ended early");

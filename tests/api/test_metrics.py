@@ -50,6 +50,16 @@ def log_lines(count):
     raise AssertionError(server.stderr())
 
 
+def metrics_after(count_before, name, **labels):
+    """A request is counted when its reply has been sent, which the client may see first: wait for it."""
+    deadline = time.monotonic() + 20
+    while True:
+        now = metrics()
+        if value(now, name, **labels) > count_before or time.monotonic() > deadline:
+            return now
+        time.sleep(0.02)
+
+
 class Metrics(ApiTest):
     def test_tokens_and_requests_are_counted(self):
         before = metrics()
@@ -58,7 +68,8 @@ class Metrics(ApiTest):
         deadline = time.monotonic() + 20
         while value(metrics(), "glia_model_slots_busy", model='a"b\\c') and time.monotonic() < deadline:
             time.sleep(0.02)
-        after = metrics()
+        counted = {"name": "glia_http_requests_total", "class": "2xx", "method": "POST", "route": "/v1/completions"}
+        after = metrics_after(value(before, **counted), **counted)
 
         def grown(name, **labels):
             return value(after, name, **labels) - value(before, name, **labels)
@@ -82,9 +93,10 @@ class Metrics(ApiTest):
         before = metrics()
         self.assertEqual(complete(max_tokens="x")[0], 400)
         self.assertEqual(server.get("/no/such/path")[0], 404)
-        after = metrics()
         bad = {"method": "POST", "route": "/v1/completions", "class": "4xx"}
         none = {"method": "", "route": "", "class": "4xx"}
+        for labels in (bad, none):
+            after = metrics_after(value(before, "glia_http_requests_total", **labels), "glia_http_requests_total", **labels)
         for labels in (bad, none):
             self.assertEqual(value(after, "glia_http_requests_total", **labels) -
                              value(before, "glia_http_requests_total", **labels), 1)

@@ -157,7 +157,8 @@ static void a_hook_on_few_rows_leaves_the_cache_whole(void **state) {
     int32_t prompt[N];
     fill(prompt, N);
     const int64_t last[] = {-1};
-    glia_hook h = {.point = GLIA_POINT_RESID_PRE, .layer = 0, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1};
+    glia_hook h = {
+        .point = GLIA_POINT_RESID_PRE, .layer = 0, .phases = GLIA_PHASE_PROMPT, .positions = last, .n_positions = 1};
     glia_model *m = open_model(tiny_model("llama"), 1, 64, 32);
     result *look = run(m, prompt, N, 0, &h, 1, 0, false); /* first: nothing of the prompt lies there yet */
     result *got = run(m, prompt, N, 6, NULL, 0, 0, false);
@@ -189,8 +190,8 @@ static void neighbours_that_draw_get_their_tokens(void **state) {
         result *ra = drain(a, i % 2 ? 0 : 1), *rb = drain(b, i % 2 ? 1 : 0);
         result *drew = i % 2 ? ra : rb, *looked = i % 2 ? rb : ra;
         assert_same_answer(drew, want);
-        assert_true(worst_error(looked->hook[0].data, rows_want->hook[0].data, (size_t)N * (size_t)rows_want->hook[0].width) <
-                    (on_device() ? 2e-2 : 1e-5));
+        assert_true(worst_error(looked->hook[0].data, rows_want->hook[0].data,
+                                (size_t)N * (size_t)rows_want->hook[0].width) < (on_device() ? 2e-2 : 1e-5));
         glia_request_free(a);
         glia_request_free(b);
         result_free(ra);
@@ -217,11 +218,13 @@ static void rows_of_the_last_layer_change_no_token(void **state) {
         for (int chunk = 0; chunk <= 60; chunk += 20) {
             result *got = run(m, prompt, LONG, 6, &h, 1, chunk, true);
             assert_same_answer(got, want);
-            assert_true(worst_error(got->hook[0].data, rows_want->hook[0].data, n) < (on_device() ? 2e-2 : 2e-3)); /* see test_chunks.c */
+            assert_true(worst_error(got->hook[0].data, rows_want->hook[0].data, n) <
+                        (on_device() ? 2e-2 : 2e-3)); /* see test_chunks.c */
             result_free(got);
         }
         result *other = run(m, prompt + 7, LONG - 7, 6, NULL, 0, 0, true);
-        for (int i = 0; i < 6; i++) { /* which of them comes first, and whether they share the pass, is left to chance */
+        for (int i = 0; i < 6;
+             i++) { /* which of them comes first, and whether they share the pass, is left to chance */
             glia_request_params a = greedy(prompt, LONG, 6), b = greedy(prompt + 7, LONG - 7, 6);
             glia_request *ra, *rb;
             glia_err err;
@@ -245,13 +248,12 @@ static void rows_of_the_last_layer_change_no_token(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_rows_are_those_of_a_whole_pass),
-        cmocka_unit_test(pieces_of_a_prompt_end_where_the_highest_hook_is),
-        cmocka_unit_test(what_was_left_out_is_never_used),
-        cmocka_unit_test(a_hook_on_few_rows_leaves_the_cache_whole),
-        cmocka_unit_test(neighbours_that_draw_get_their_tokens),
-        cmocka_unit_test(rows_of_the_last_layer_change_no_token)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_rows_are_those_of_a_whole_pass),
+                                       cmocka_unit_test(pieces_of_a_prompt_end_where_the_highest_hook_is),
+                                       cmocka_unit_test(what_was_left_out_is_never_used),
+                                       cmocka_unit_test(a_hook_on_few_rows_leaves_the_cache_whole),
+                                       cmocka_unit_test(neighbours_that_draw_get_their_tokens),
+                                       cmocka_unit_test(rows_of_the_last_layer_change_no_token)};
     setenv("GLIA_TEST_THREADS", "1", 0);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
