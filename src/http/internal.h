@@ -37,7 +37,8 @@ enum {
     HTTP_LINGER_MS = 3000,
     HTTP_WATCH_MS = 80,                /* a vanished client is seen within this; the contract says 200 */
     HTTP_DRAIN_BYTES = 64 * 1024,      /* refused bodies up to this are read off, so that the connection survives */
-    HTTP_POOL_EXTRA = 32 * 1024        /* of a connection's memory, beyond max_header: header table, reply headers */
+    HTTP_POOL_EXTRA = 64 * 1024        /* of a connection's memory, beyond max_header: header table, reply headers; what is
+                                          left is how much of a stream goes out at once (bench/IO.md) */
 };
 
 typedef struct http_worker {
