@@ -6,6 +6,7 @@ Plain: completions with max_tokens 0, no hooks, as many at once as the harvest k
 /api/v1/harvests of the same token ids.  Also: resident memory before, between and after.  Prints ratios; a number means
 something only beside the other of the same run."""
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -22,6 +23,22 @@ def call(port, method, path, body=None):
     r = urllib.request.Request("http://127.0.0.1:%d%s" % (port, path), data, method=method)
     with urllib.request.urlopen(r, timeout=3600) as f:
         return json.load(f)
+
+
+@contextlib.contextmanager
+def serving(glia, model, folder, *args):
+    """A server with its store in the folder: its process and its port."""
+    port_file = os.path.join(folder, "port")
+    server = subprocess.Popen([glia, "serve", "--model", model, "--listen", "127.0.0.1:0", "--port-file", port_file,
+                               "--store", os.path.join(folder, "store"), "--ctx", "1024"] + list(args), stdout=subprocess.DEVNULL)
+    try:
+        while not os.path.exists(port_file):
+            time.sleep(0.05)
+        with open(port_file) as f:
+            yield server, int(f.read())
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def resident(pid):
@@ -47,7 +64,7 @@ def harvest(port, pieces, points, **more):
     t = time.monotonic()
     h = call(port, "POST", "/api/v1/harvests", dict({"points": points, "documents": [{"tokens": p} for p in pieces]}, **more))
     while h["status"] == "running":
-        time.sleep(0.05) # each look is a request that the same cores answer
+        time.sleep(0.05)  # each look is a request that the same cores answer
         h = call(port, "GET", "/api/v1/harvests/" + h["id"])
     assert h["status"] == "completed", h
     seconds, size = time.monotonic() - t, h["run"]["bytes"]
@@ -67,40 +84,30 @@ def main():
     a = p.parse_args()
     rng = random.Random(1)
     pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
-    with tempfile.TemporaryDirectory() as d:
-        port_file = os.path.join(d, "port")
-        server = subprocess.Popen([a.glia, "serve", "--model", a.model, "--listen", "127.0.0.1:0", "--port-file", port_file,
-                                   "--store", os.path.join(d, "store"), "--ctx", "1024", "--threads", a.threads, "--json"],
-                                  stdout=subprocess.DEVNULL)
-        try:
-            while not os.path.exists(port_file):
-                time.sleep(0.05)
-            port = int(open(port_file).read())
-            plain(port, pieces[:2])
-            harvest(port, pieces[:2], a.points)
-            memory, ratios, work, rates = [resident(server.pid)], [], [], []
-            for i in range(a.rounds):
-                used = {}
-                for what in ("plain", "harvest") if i % 2 else ("harvest", "plain"):
-                    before = cpu(server.pid)
-                    if what == "plain":
-                        s = plain(port, pieces)
-                    else:
-                        h, size = harvest(port, pieces, a.points)
-                    used[what] = cpu(server.pid) - before
-                ratios.append(s / h)
-                work.append(used["plain"] / used["harvest"])
-                rates.append((len(pieces) * a.piece / s, len(pieces) * a.piece / h, size / h / 1e6))
-                memory.append(resident(server.pid))
-                print("round %d: plain %.0f tokens/s, harvest %.0f tokens/s, %.1f MB/s written" % ((i + 1,) + rates[-1]),
-                      file=sys.stderr)
-            print("%s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
-                  (a.points, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
-            print("by processor time of the server: %.3f (%.3f..%.3f)" % (statistics.median(work), min(work), max(work)))
-            print("resident MiB at the start and after each round: " + " ".join("%.0f" % m for m in memory))
-        finally:
-            server.terminate()
-            server.wait()
+    with (tempfile.TemporaryDirectory() as d,
+          serving(a.glia, a.model, d, "--threads", a.threads, "--json") as (server, port)):
+        plain(port, pieces[:2])
+        harvest(port, pieces[:2], a.points)
+        memory, ratios, work, rates = [resident(server.pid)], [], [], []
+        for i in range(a.rounds):
+            used = {}
+            for what in ("plain", "harvest") if i % 2 else ("harvest", "plain"):
+                before = cpu(server.pid)
+                if what == "plain":
+                    s = plain(port, pieces)
+                else:
+                    h, size = harvest(port, pieces, a.points)
+                used[what] = cpu(server.pid) - before
+            ratios.append(s / h)
+            work.append(used["plain"] / used["harvest"])
+            rates.append((len(pieces) * a.piece / s, len(pieces) * a.piece / h, size / h / 1e6))
+            memory.append(resident(server.pid))
+            print("round %d: plain %.0f tokens/s, harvest %.0f tokens/s, %.1f MB/s written" % ((i + 1,) + rates[-1]),
+                  file=sys.stderr)
+        print("%s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
+              (a.points, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
+        print("by processor time of the server: %.3f (%.3f..%.3f)" % (statistics.median(work), min(work), max(work)))
+        print("resident MiB at the start and after each round: " + " ".join("%.0f" % m for m in memory))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import os
 import random
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from bench_harvest import call  # noqa: E402
+from bench_harvest import call, serving  # noqa: E402
 
 
 def status(pid):
@@ -46,17 +45,11 @@ def main():
     a = p.parse_args()
     rng = random.Random(1)
     with tempfile.TemporaryDirectory() as d:
-        data, port_file = os.path.join(d, "data.jsonl"), os.path.join(d, "port")
+        data = os.path.join(d, "data.jsonl")
         with open(data, "w") as f:
             for _ in range(a.tokens // 256):
                 f.write(json.dumps({"tokens": [rng.randint(1000, 40000) for _ in range(256)]}) + "\n")
-        server = subprocess.Popen([a.glia, "serve", "--model", a.model, "--listen", "127.0.0.1:0", "--port-file", port_file,
-                                   "--store", os.path.join(d, "store"), "--data-dir", d, "--ctx", "1024", "--json"],
-                                  stdout=subprocess.DEVNULL)
-        try:
-            while not os.path.exists(port_file):
-                time.sleep(0.05)
-            port = int(open(port_file).read())
+        with serving(a.glia, a.model, d, "--data-dir", d, "--json") as (server, port):
             h = call(port, "POST", "/api/v1/harvests", {"points": "resid_pre@all", "data": data})
             began, seen, reader = time.monotonic(), [], None
             while time.monotonic() - began < a.minutes * 60:
@@ -78,9 +71,6 @@ def main():
                 values = [[x[i] for x in part] for part in (first, second)]
                 print("%s: first half median %.0f, most %.0f; second half median %.0f, most %.0f"
                       % ((what,) + sum(((statistics.median(v), max(v)) for v in values), ())))
-        finally:
-            server.terminate()
-            server.wait()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -90,29 +89,20 @@ def main():
     rng = random.Random(1)
     pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
     times = {"Glia": [], "transformers with hooks": [], "TransformerLens": []}
-    with tempfile.TemporaryDirectory() as d:
-        port_file = os.path.join(d, "port")
-        server = subprocess.Popen([a.glia, "serve", "--model", a.model, "--listen", "127.0.0.1:0", "--port-file", port_file,
-                                   "--store", os.path.join(d, "store"), "--ctx", "1024", "--parallel", str(BATCH), "--batch",
-                                   "2048", "--threads", str(os.cpu_count())], stdout=subprocess.DEVNULL)
-        try:
-            while not os.path.exists(port_file):
-                time.sleep(0.05)
-            port = int(open(port_file).read())
-            folder = weights(a.model, d)
-            peers = {"transformers with hooks": transformers_peer(folder), "TransformerLens": lens_peer(folder)}
-            peers["Glia"] = lambda x, folder: bench_harvest.harvest(port, x, "resid_pre@all")
-            for run in peers.values():
-                run(pieces[:BATCH], d)
-            for i in range(a.rounds):
-                for name in sorted(peers, reverse=i % 2):
-                    t = time.monotonic()
-                    peers[name](pieces, d)
-                    times[name].append(time.monotonic() - t)
-                    print("%s: %.0f tokens/s" % (name, len(pieces) * a.piece / times[name][-1]), file=sys.stderr)
-        finally:
-            server.terminate()
-            server.wait()
+    with (tempfile.TemporaryDirectory() as d,
+          bench_harvest.serving(a.glia, a.model, d, "--parallel", str(BATCH), "--batch", "2048", "--threads",
+                                str(os.cpu_count())) as (_, port)):
+        folder = weights(a.model, d)
+        peers = {"transformers with hooks": transformers_peer(folder), "TransformerLens": lens_peer(folder)}
+        peers["Glia"] = lambda x, folder: bench_harvest.harvest(port, x, "resid_pre@all")
+        for run in peers.values():
+            run(pieces[:BATCH], d)
+        for i in range(a.rounds):
+            for name in sorted(peers, reverse=i % 2):
+                t = time.monotonic()
+                peers[name](pieces, d)
+                times[name].append(time.monotonic() - t)
+                print("%s: %.0f tokens/s" % (name, len(pieces) * a.piece / times[name][-1]), file=sys.stderr)
     print("resid_pre of all layers, float32, to disk; %d tokens in pieces of %d, %d cores" % (a.tokens, a.piece, os.cpu_count()))
     for name, t in times.items():
         ratio = statistics.median(x / g for x, g in zip(t, times["Glia"]))

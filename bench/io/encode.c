@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: MIT */
 #include "api/encode.h"
 #include "base/mem.h"
+#include "rounds.h"
 #include "store/newfile.h"
 #include "yyjson.h"
 #include <fcntl.h>
@@ -16,35 +17,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { N = 1 << 20, ROUNDS = 15, FILE_MIB = 256, FILES = 7 };
 static float x[N];
 static volatile size_t sink;
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* What is bound by the processor is measured in its time: others run beside. */
-static double cpu(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double p = *(const double *)a, q = *(const double *)b;
-    return (p > q) - (p < q);
-}
-
-static double median(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
-}
+static double cpu(void) { return seconds_by(CLOCK_THREAD_CPUTIME_ID); }
 
 /* Normal numbers of the size that residual streams have. */
 static void fill(void) {

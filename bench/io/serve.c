@@ -10,13 +10,13 @@
 #include "api/activations.h"
 #include "base/mem.h"
 #include "http/http.h"
+#include "rounds.h"
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ROWS = 20000, WIDTH = 576, ROUNDS = 15, READ = 256 << 10 };
@@ -31,21 +31,6 @@ static const glia_frame frame = {.point = GLIA_POINT_RESID_POST, .layer = 5, .ph
                                  .width = WIDTH, .n_positions = ROWS, .positions = ids, .token_ids = ids, .data = x};
 static char *text; /* [n_text] what plain sends */
 static size_t n_text;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double p = *(const double *)a, q = *(const double *)b;
-    return (p > q) - (p < q);
-}
-static double median(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
-}
 
 /* ------------------------------------------------------------------ the server's way */
 

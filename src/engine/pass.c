@@ -93,33 +93,38 @@ static void fail_batch(glia_worker *w, bool hooked_only, glia_status st, const c
     }
 }
 
-/* The node behind which nothing of this pass is used; INT32_MAX: it must run whole. */
+/* Are the logits of this row of the slot read? */
+static bool reads_logits(const glia_slot *s, int32_t row) {
+    return s->state == GLIA_SLOT_DECODE || s->req->prompt_logprobs || row == s->draw_row;
+}
+
+/* The node behind which nothing of this pass is used, when nobody reads logits. */
 static int32_t end_of_pass(const glia_worker *w) {
     int32_t end = -1;
     for (int32_t i = 0; i < w->n_slots; i++) {
         const glia_slot *s = &w->slots[i];
         if (!s->n_rows) continue;
-        if (s->state == GLIA_SLOT_DECODE || s->draw_row >= 0 || s->req->prompt_logprobs) return INT32_MAX;
         if (s->end_node > end) end = s->end_node;
         if (!s->leaves_nothing && w->m->atlas->last_store > end) end = w->m->atlas->last_store;
     }
     return end;
 }
 
-/* Rows behind the last layer's trimming are outputs to llama.cpp, which computes logits of every output: only those that
- * somebody draws from are needed. */
-static void leave_logits_out(const glia_worker *w) {
-    int32_t first = INT32_MAX, last = -1, out = 0;
-    for (int32_t i = 0; i < w->n_slots; i++) { /* slots lie in the batch in their order */
+/* Rows behind the last layer's trimming are outputs to llama.cpp, which computes logits of every output: those that are read,
+ * counted among the outputs.  Slots lie in the batch in their order.  False: none are. */
+static bool find_logits(const glia_worker *w, int32_t *first, int32_t *n) {
+    int32_t out = 0, last = -1;
+    *first = INT32_MAX;
+    for (int32_t i = 0; i < w->n_slots; i++) {
         const glia_slot *s = &w->slots[i];
-        bool all = s->n_rows && (s->state == GLIA_SLOT_DECODE || s->req->prompt_logprobs);
         for (int32_t r = s->row0; r < s->row0 + s->n_rows; r++) {
             if (!w->rows[r].output) continue;
-            if (all || r == s->draw_row) first = out < first ? out : first, last = out;
+            if (reads_logits(s, r)) *first = out < *first ? out : *first, last = out;
             out++;
         }
     }
-    if (last >= 0) glia_tap_only_logits(w->tap, first, last - first + 1);
+    *n = last - *first + 1;
+    return last >= 0;
 }
 
 /* What a pass that ended before its caches were whole leaves there is for nobody else. */
@@ -144,9 +149,9 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
     if (w->looks_away) glia_bridge_watch(w->ctx, watches ? glia_tap_on_node : NULL, w->tap);
     if (!looks) return glia_worker_decode(w);
     glia_tap_arm(w->tap, w->rows, w->batch.n_tokens, w->wants, w->n_wants, w->edits, w->n_edits);
-    int32_t end = end_of_pass(w);
-    if (end < INT32_MAX) glia_tap_may_end(w->tap, glia_bridge_sched(w->ctx), end);
-    else leave_logits_out(w);
+    int32_t end = end_of_pass(w), first, n;
+    if (find_logits(w, &first, &n)) glia_tap_only_logits(w->tap, first, n);
+    else glia_tap_may_end(w->tap, glia_bridge_sched(w->ctx), end);
     int32_t rc = glia_worker_decode(w);
     *tapped = glia_tap_disarm(w->tap, why);
     if (glia_tap_has_ended(w->tap)) {

@@ -3,13 +3,18 @@
 #include "run.h"
 #include "ggml-backend.h"
 
+/* Does somebody read or change a node from here on? */
+static bool is_asked_from(const glia_tap *t, int32_t node) {
+    for (int32_t i = node; i < t->at->n_nodes; i++) {
+        if (t->ask[i] & ~(unsigned)ASK_CANARY) return true;
+    }
+    return false;
+}
+
 void glia_tap_may_end(glia_tap *t, struct ggml_backend_sched *sched, int32_t node) {
     if (t->unproven || t->nomem) return;
     if (node < t->at->last_proof) node = t->at->last_proof;
-    for (int32_t i = node + 1; i < t->at->n_nodes; i++) {
-        if (t->ask[i] & ~(unsigned)ASK_CANARY) return; /* something behind it is asked for all the same */
-    }
-    if (node + 1 >= t->at->n_nodes) return;
+    if (node + 1 >= t->at->n_nodes || is_asked_from(t, node + 1)) return;
     t->sched = sched;
     t->ask[node] |= ASK_END;
 }
@@ -33,9 +38,7 @@ bool glia_tap_ends_here(const glia_tap *t, struct ggml_tensor *node) {
 
 void glia_tap_only_logits(glia_tap *t, int32_t first, int32_t n) {
     if (t->unproven || t->nomem || t->at->logits_node < 0 || n < 1 || n >= t->n_outputs) return;
-    for (int32_t i = t->at->logits_node; i < t->at->n_nodes; i++) {
-        if (t->ask[i] & ~(unsigned)ASK_CANARY) return; /* somebody reads or changes all of them */
-    }
+    if (is_asked_from(t, t->at->logits_node)) return;
     t->logits = (glia_tap_logits){.first = first, .n = n};
 }
 

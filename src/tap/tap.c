@@ -195,16 +195,13 @@ bool glia_tap_on_node(struct ggml_tensor *node, bool ask, void *ud) {
     if (!t->armed) return !ask; /* nothing wanted: false when asked; never false when fetching */
     if (!ask) {
         if (t->staging) glia_staging_fetched(t->staging);
-        if (t->strange || t->unproven || t->nomem) {
-            glia_tap_restore_logits(t);
-            return true;
-        }
+        glia_tap_restore_logits(t);
+        if (t->strange || t->unproven || t->nomem) return true;
         if (t->ask[t->node] & ASK_CANARY) glia_tap_prove(t, node);
         if (t->ask[t->node] & ASK_EDITED_ATTENTION) glia_tap_change_attention(t, node);
         if (t->ask[t->node] & ASK_EDITED) glia_tap_change(t, node);
         if (t->ask[t->node] & ASK_LOGITS) glia_tap_capture_attention(t, node, true);
         if (t->ask[t->node] & ASK_WANTED) glia_tap_capture(t, node);
-        glia_tap_restore_logits(t);
         t->ended = glia_tap_ends_here(t, node);
         return !t->ended;
     }
@@ -238,8 +235,7 @@ void glia_tap_state_moved(glia_tap *t, int32_t before, int32_t after) {
 
 glia_tap_result glia_tap_disarm(glia_tap *t, char why[160]) {
     t->armed = false;
-    glia_tap_restore_logits(t); /* of a pass that was given up in between */
-
+    glia_tap_restore_logits(t);                   /* of a pass that was given up in between */
     if (t->staging) glia_staging_end(t->staging); /* every row has arrived, or is not on its way any more */
     if (!t->nomem && !t->strange && !t->unproven) {
         if (t->n_runs != (t->ended ? 0 : 1)) glia_tap_refuse(t, &t->strange, "the graph ended early");

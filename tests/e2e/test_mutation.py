@@ -127,7 +127,7 @@ ENDS_MUTANTS = {
     "a pass ends where somebody else keeps the cache": {"src/engine/pass.c": [
         ("if (!s->leaves_nothing && w->m->atlas->last_store > end) end = w->m->atlas->last_store;", "", 1)]},
     "a pass ends before somebody draws": {"src/engine/pass.c": [
-        ("if (s->state == GLIA_SLOT_DECODE || s->draw_row >= 0 || s->req->prompt_logprobs) return INT32_MAX;", "", 1)]},
+        ("return last >= 0;", "return false;", 1)]},
     "a pass ends at the lowest hook": {"src/engine/admit.c": [
         ("if (pl && pl->node > s->end_node)", "if (pl && (s->end_node < 0 || pl->node < s->end_node))", 1)]},
     "logits of the row before": {"src/tap/tail.c": [
