@@ -662,6 +662,8 @@ typedef struct glia_event {
  * queue has ended (an event of kind DONE or ERROR was the last).  The caller frees it. */
 glia_event *glia_request_next(glia_request *r, int timeout_ms);
 void glia_event_free(glia_event *ev);
+/* The event stays as it is, but its bytes leave the model's capture memory: the caller bounds them from here on. */
+void glia_event_keep(glia_event *ev);
 
 /* Call fn(ud) from the engine thread whenever an event was queued (but see whole_reply).  fn must not block nor call back into this request
  * except through other threads.  fn = NULL removes it; on return no call is under way. */

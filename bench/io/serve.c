@@ -1,13 +1,13 @@
 /* bench/io/serve.c — activations inline as base64 through the HTTP server, against a plain loopback write as long.
  *
- *   whole    the reply is encoded, then sent in one piece (as a reply without "stream")
+ *   whole    a reply without "stream": its frames are kept until the answer is there, then encoded while they are sent
  *   stream   encoded piece by piece while it is sent (as a job's stream: api/job.c)
  *   plain    a thread that accepts, reads the request and writes a text that is there already, 1 MiB at a time
  *
  * One client, which reads and throws away.  All in one process over 127.0.0.1, in turns; medians of a round's ratios.
  *
  * SPDX-License-Identifier: MIT */
-#include "api/activations.h"
+#include "api/job.h"
 #include "base/mem.h"
 #include "http/http.h"
 #include "rounds.h"
@@ -34,62 +34,69 @@ static size_t n_text;
 
 /* ------------------------------------------------------------------ the server's way */
 
+/* A job whose model has answered: of it only what its reply is made of. */
 typedef struct reply {
-    glia_act_writer writer;
-    glia_buf out;
-    size_t at;
-    bool end;
+    glia_job job;
+    glia_choice choice;
+    glia_buf entries;
 } reply;
 
 static int start_whole(void *self, glia_http_request *rq) {
-    reply *r = self;
-    size_t n;
-    while (!glia_act_write(&r->writer, &r->out)) {}
-    char *body = glia_buf_take(&r->out, &n);
-    if (!body || glia_http_reply_take(rq, 200, "application/json", body, n)) exit(1);
-    return GLIA_HTTP_END;
+    glia_job *j = self;
+    glia_buf b = {0};
+    glia_buf_adds(&b, "{\"object\":\"bench\"");
+    glia_whole_activations(&b, j);
+    glia_buf_adds(&b, "}\n");
+    if (!(j->body.text = glia_buf_take(&b, &j->body.n_text))) exit(1);
+    return glia_http_stream(rq, 200, "application/json") ? GLIA_HTTP_ABORT : 1;
 }
 
 static int start_stream(void *self, glia_http_request *rq) {
-    (void)self;
+    glia_job *j = self;
+    j->writer = (glia_act_writer){.acts = &acts, .frame = &frame};
     return glia_http_stream(rq, 200, "application/x-ndjson") ? GLIA_HTTP_ABORT : 1;
 }
 
-static ssize_t read_stream(void *self, char *out, size_t max) {
-    reply *r = self;
+static ssize_t read_job(void *self, char *out, size_t max) {
+    glia_job *j = self;
     size_t n = 0;
     while (n < max) {
-        size_t left = r->out.n - r->at, take = left < max - n ? left : max - n;
+        size_t left = j->out.n - j->out_at, take = left < max - n ? left : max - n;
         if (left) {
-            memcpy(out + n, r->out.p + r->at, take);
-            r->at += take, n += take;
+            memcpy(out + n, j->out.p + j->out_at, take);
+            j->out_at += take, n += take;
             continue;
         }
-        if (r->end) break;
-        r->out.n = r->at = 0;
-        r->end = glia_act_write(&r->writer, &r->out);
-        if (r->out.failed) return GLIA_HTTP_ABORT;
+        if (j->ended) break;
+        j->out.n = j->out_at = 0;
+        if (glia_wire_is_whole(j->wire)) glia_whole_fill(j);
+        else j->ended = glia_act_write(&j->writer, &j->out);
+        if (j->out.failed) return GLIA_HTTP_ABORT;
     }
     return n ? (ssize_t)n : GLIA_HTTP_END;
 }
 
 static void reply_free(void *self) {
     reply *r = self;
-    glia_buf_clear(&r->out);
+    glia_buf_clear(&r->job.out);
+    glia_buf_clear(&r->entries);
+    glia_free(r->job.body.text);
     glia_free(r);
 }
 
-static const glia_http_generator whole = {start_whole, NULL, NULL, reply_free};
-static const glia_http_generator stream = {start_stream, read_stream, NULL, reply_free};
+static const glia_http_generator whole = {start_whole, read_job, NULL, reply_free};
+static const glia_http_generator stream = {start_stream, read_job, NULL, reply_free};
 
-static void answer(glia_http_request *rq, const glia_http_generator *g) {
+static void answer(glia_http_request *rq, const glia_http_generator *g, glia_wire wire) {
+    static const glia_frame *const frames[] = {&frame};
     reply *r = glia_calloc(1, sizeof *r);
-    if (!r) exit(1);
-    r->writer = (glia_act_writer){.acts = &acts, .frame = &frame};
+    if (!r || !glia_buf_add(&r->entries, frames, sizeof frames)) exit(1);
+    r->choice.entries = &r->entries;
+    r->job = (glia_job){.acts = acts, .choices = &r->choice, .n_choices = 1, .wire = wire};
     (void)glia_http_defer(rq, g, r);
 }
-static void on_whole(void *ud, glia_http_request *rq) { (void)ud, answer(rq, &whole); }
-static void on_stream(void *ud, glia_http_request *rq) { (void)ud, answer(rq, &stream); }
+static void on_whole(void *ud, glia_http_request *rq) { (void)ud, answer(rq, &whole, GLIA_WIRE_WHOLE); }
+static void on_stream(void *ud, glia_http_request *rq) { (void)ud, answer(rq, &stream, GLIA_WIRE_NDJSON); }
 
 static const glia_http_route routes[] = {{.method = "GET", .pattern = "/whole", .handle = on_whole},
                                          {.method = "GET", .pattern = "/stream", .handle = on_stream},

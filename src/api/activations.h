@@ -75,7 +75,7 @@ void glia_acts_clear(glia_acts *a);
 
 /* The engine numbers its own hooks: make err->param name the hook or intervention of the request. */
 void glia_acts_fix_param(const glia_acts *a, glia_err *err);
-/* About how many bytes of reply `bytes` of float32 become. */
+/* About how many bytes of reply `bytes` of float32 become, and at least how many are kept until it is sent. */
 uint64_t glia_acts_reply_bytes(const glia_acts *a, uint64_t bytes);
 
 /* Writes one entry in pieces, so that a stream holds only a piece of it. */

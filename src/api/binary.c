@@ -136,13 +136,16 @@ static void describe(const glia_job *j, const glia_whole_tensor_t *t, glia_st_te
     out->shape[out->n_dims++] = (uint64_t)(f->n_cols ? f->n_cols : f->width);
 }
 
+static glia_act_writer writer_of(const glia_job *j, size_t i) {
+    return (glia_act_writer){.acts = &j->acts, .frame = j->tensors[i].frame};
+}
+
 /* Every tensor, and behind each top-k its indices as NAME.indices. */
-bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud) {
+void glia_whole_file_begin(glia_job *j, const char *json, glia_buf *b, uint64_t *bytes) {
     const char *meta[2][2] = {{"format", "glia-activations-1"}, {"reply", json}};
     glia_st_tensor *t = glia_calloc(2 * j->n_tensors, sizeof *t);
     char **names = glia_calloc(j->n_tensors, sizeof *names);
-    glia_buf b = {0};
-    size_t k = 0;
+    size_t k = 0, before = b->n;
     bool ok = t && names;
     for (size_t i = 0; ok && i < j->n_tensors; i++) {
         describe(j, &j->tensors[i], &t[k++]);
@@ -151,29 +154,40 @@ bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const 
         t[k] = t[k - 1], t[k].name = names[i], t[k].dtype = GLIA_ST_I32;
         k++;
     }
-    ok = ok && !glia_st_header(&b, t, k, (const char *const(*)[2])meta, 2, NULL, NULL) && put(ud, b.p, b.n);
-    for (size_t i = 0; ok && i < j->n_tensors; i++) {
-        glia_act_writer w = {.acts = &j->acts, .frame = j->tensors[i].frame};
-        for (bool last = false; ok && !last;) {
-            b.n = 0;
-            last = glia_act_raw(&w, &b);
-            ok = !b.failed && (!b.n || put(ud, b.p, b.n));
-        }
+    if (!ok || glia_st_header(b, t, k, (const char *const(*)[2])meta, 2, NULL, NULL)) b->failed = true;
+    *bytes = b->n - before;
+    for (size_t i = 0; i < j->n_tensors; i++) {
+        glia_act_writer w = writer_of(j, i);
+        *bytes += glia_act_raw_bytes(&w);
     }
+    j->body.tensor = 0;
     for (size_t i = 0; names && i < j->n_tensors; i++) free(names[i]);
     glia_free(names);
     glia_free(t);
-    glia_buf_clear(&b);
-    return ok;
 }
 
-static bool append(void *ud, const void *p, size_t n) { return glia_buf_add(ud, p, n); }
+bool glia_whole_file_next(glia_job *j, glia_buf *b) {
+    if (!j->writer.frame) {
+        if (j->body.tensor == j->n_tensors) return true;
+        j->writer = writer_of(j, j->body.tensor++);
+    }
+    if (glia_act_raw(&j->writer, b)) j->writer.frame = NULL;
+    return b->failed;
+}
 
-char *glia_whole_safetensors(glia_job *j, char *json, size_t *n) {
+bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud) {
     glia_buf b = {0};
-    if (!glia_whole_emit(j, json, append, &b)) b.failed = true;
-    glia_free(json);
-    return glia_buf_take(&b, n);
+    uint64_t bytes;
+    glia_whole_file_begin(j, json, &b, &bytes);
+    bool ok = true, last = false;
+    while (ok && !last) {
+        ok = !b.failed && (!b.n || put(ud, b.p, b.n));
+        b.n = 0;
+        if (ok) last = glia_whole_file_next(j, &b);
+    }
+    ok = ok && !b.failed;
+    glia_buf_clear(&b);
+    return ok;
 }
 
 typedef struct memory {

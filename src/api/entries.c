@@ -10,7 +10,8 @@ static const char *phase_name(uint32_t phase) {
 
 uint64_t glia_acts_reply_bytes(const glia_acts *a, uint64_t bytes) {
     if (a->format.encoding == GLIA_ENC_LIST) return bytes * 3; /* about 12 characters a float */
-    return bytes / 3 * 4 / (a->format.dtype == GLIA_F32 ? 1 : 2);
+    if (a->format.dtype != GLIA_F32) return bytes;             /* 2/3 of that is text; they are kept as float32 */
+    return bytes / 3 * 4;
 }
 
 static void add_ids(glia_buf *b, const char *name, const int32_t *ids, int32_t n) {

@@ -10,13 +10,16 @@
 #include <sys/random.h>
 #include <time.h>
 
-enum { DEFAULT_MAX_REPLY = 1 << 30 };
+enum { DEFAULT_MAX_REPLY = 1 << 30, AT_ONCE = 256 << 10 };
 
 /* ------------------------------------------------------------------ generator */
 
 static void clear_choice(const glia_job *j, glia_choice *c) {
     if (c->rq) glia_request_on_event(c->rq, NULL, NULL); /* before the waker goes */
     glia_request_free(c->rq);
+    glia_event **events = (glia_event **)(void *)c->events.p;
+    for (size_t i = 0; i < c->events.n / sizeof *events; i++) glia_event_free(events[i]);
+    glia_buf_clear(&c->events);
     for (size_t i = 0; c->entries && i < j->acts.n_keys; i++) glia_buf_clear(&c->entries[i]);
     for (size_t i = 0; c->rows && i < j->acts.n; i++) glia_act_rows_clear(&c->rows[i]);
     glia_free(c->entries);
@@ -41,6 +44,7 @@ void glia_job_free(glia_job *j) {
     }
     glia_free(j->choices);
     glia_free(j->prompts);
+    glia_free(j->body.text);
     glia_buf_clear(&j->out);
     glia_binary_clear(j);
     glia_gen_clear(&j->gen);
@@ -66,6 +70,12 @@ static void job_gone(void *self) { cancel_all(self); }
 static int reply_error(glia_http_request *rq, const glia_err *err) {
     (void)glia_http_reply_error(rq, err);
     return GLIA_HTTP_END;
+}
+
+static int reply_no_memory(glia_http_request *rq) {
+    glia_err err;
+    (void)glia_fail(&err, GLIA_ENOMEM, "no memory for the reply: ask for fewer activations, or stream them");
+    return reply_error(rq, &err);
 }
 
 /* Called again when the run is written. */
@@ -94,24 +104,40 @@ static int reply_memory(glia_job *j, glia_http_request *rq, char *json) {
     return reply_error(rq, &err);
 }
 
-static int reply_whole(glia_job *j, glia_http_request *rq) {
+/* Small bodies in one piece; of larger ones the numbers become text while they are sent. */
+static int reply_body(glia_job *j, glia_http_request *rq) {
+    glia_body *w = &j->body;
+    bool file = j->wire == GLIA_WIRE_SAFETENSORS;
+    const char *type = file ? "application/vnd.safetensors" : "application/json";
+    uint64_t bytes = 0;
+    j->out.n = 0;
+    if (!file && !w->split) {
+        char *text = w->text;
+        w->text = NULL;
+        (void)glia_http_reply_take(rq, 200, type, text, w->n_text);
+        return GLIA_HTTP_END;
+    }
+    if (file) glia_whole_file_begin(j, w->text, &j->out, &bytes);
+    while (!j->ended && !j->out.failed && j->out.n < AT_ONCE) glia_whole_fill(j);
+    if (j->out.failed) return reply_no_memory(rq);
+    if (!j->ended) return (file ? glia_http_stream_sized(rq, 200, type, bytes) : glia_http_stream(rq, 200, type)) ? GLIA_HTTP_ABORT : 1;
     size_t n;
+    char *all = glia_buf_take(&j->out, &n);
+    (void)glia_http_reply_take(rq, 200, type, all, n);
+    return GLIA_HTTP_END;
+}
+
+static int reply_whole(glia_job *j, glia_http_request *rq) {
     glia_err why;
     for (size_t i = 0; i < j->n_choices; i++) {
         if (glia_answer_whole(j, &j->choices[i], &why)) return reply_error(rq, &why);
     }
     if (j->keep) return reply_stored(j, rq);
-    char *body = j->face->whole(j, &n);
-    if (body && j->wire == GLIA_WIRE_MEMORY) return reply_memory(j, rq, body);
-    bool file = j->wire == GLIA_WIRE_SAFETENSORS;
-    if (body && file) body = glia_whole_safetensors(j, body, &n);
-    if (body) {
-        (void)glia_http_reply_take(rq, 200, file ? "application/vnd.safetensors" : "application/json", body, n);
-        return GLIA_HTTP_END;
-    }
-    glia_err err;
-    (void)glia_fail(&err, GLIA_ENOMEM, "no memory for the reply: ask for fewer activations, or stream them");
-    return reply_error(rq, &err);
+    char *text = j->face->whole(j, &j->body.n_text);
+    if (!text) return reply_no_memory(rq);
+    if (j->wire == GLIA_WIRE_MEMORY) return reply_memory(j, rq, text);
+    j->body.text = text;
+    return reply_body(j, rq);
 }
 
 /* Where the message quotes the old name, too. */
@@ -151,20 +177,18 @@ void glia_job_fix_param(const glia_job *j, glia_err *err) {
 /* Take what a choice has for us.  False: the job is over, with *err. */
 static bool drain_choice(glia_job *j, glia_choice *c, glia_err *err) {
     for (glia_event *ev; !c->ended && (ev = glia_request_next(c->rq, 0));) {
-        bool good = true;
         if (ev->kind == GLIA_EVENT_ERROR) {
             *err = ev->u.error;
             glia_job_fix_param(j, err);
-            good = false;
-        } else if (glia_whole_add(j, c, ev, err)) {
-            good = false;
-        } else if (ev->kind == GLIA_EVENT_DONE) {
+            glia_event_free(ev);
+            return false;
+        }
+        if (ev->kind == GLIA_EVENT_DONE) {
             c->ended = true, c->finish = ev->u.done.finish, c->usage = ev->u.done.usage;
             if (ev->u.done.stop) glia_buf_adds(&c->stop, ev->u.done.stop);
             j->n_ended++;
         }
-        glia_event_free(ev);
-        if (!good) return false;
+        if (glia_whole_add(j, c, ev, err)) return false;
     }
     return true;
 }
@@ -231,7 +255,9 @@ static ssize_t job_read(void *self, char *out, size_t max) {
             continue;
         }
         j->out.n = j->out_at = 0;
-        if (j->ended || !glia_stream_fill(j)) break;
+        if (j->ended) break;
+        if (glia_wire_is_whole(j->wire)) glia_whole_fill(j);
+        else if (!glia_stream_fill(j)) break;
         if (j->out.failed) return GLIA_HTTP_ABORT;
     }
     if (n) return (ssize_t)n;

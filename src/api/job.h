@@ -49,7 +49,8 @@ typedef struct glia_choice {
     glia_buf logprobs[4]; /* chat uses [0]; completions tokens, token_logprobs, top, offsets */
     size_t text_chars;    /* characters of text in tokens so far: completions' text_offset */
     int32_t n_echoed;     /* prompt tokens whose log-probabilities are written */
-    glia_buf *entries;    /* whole replies: [acts.n_keys] entries of each key */
+    glia_buf events;      /* whole replies: glia_event * that hold activations, kept until these are sent */
+    glia_buf *entries;    /* [acts.n_keys] their frames under each key: const glia_frame * */
     glia_act_rows *rows;  /* merged: [acts.n] */
     bool one_call; /* calls behind the first one were left out */
     bool opened, ended;
@@ -61,6 +62,17 @@ typedef struct glia_choice {
 
 /* How the text of an answer is to be read: as it stands, as our own form of calls, by the model's chat template. */
 typedef enum glia_reads { GLIA_READS_TEXT, GLIA_READS_OWN, GLIA_READS_CHAT } glia_reads;
+
+/* A whole reply while it is sent: text up to `split`, the activations, the rest of text; or a file. */
+typedef struct glia_body {
+    char *text; /* [n_text] what the face made */
+    size_t n_text;
+    size_t split; /* 0: no activations come in between */
+    bool begun, in_key, any; /* any: this key has an entry already */
+    size_t key, hook;  /* under way; its first hook */
+    size_t choice, at; /* under way; of its entries under the key (merged: of the key's hooks), the next one */
+    size_t tensor;     /* files: the next one */
+} glia_body;
 
 /* How a family of endpoints looks from outside.  Stream functions append to j->out; failures show in j->out.failed. */
 typedef struct glia_face {
@@ -123,6 +135,8 @@ struct glia_job {
     void *wake_ud;
     void *owner; /* of a job that was begun without a request, for its face */
 
+    glia_body body;
+
     /* streams */
     glia_buf out; /* bytes to be read, from out_at on */
     size_t out_at;
@@ -165,10 +179,12 @@ void glia_job_fix_param(const glia_job *j, glia_err *err);    /* inner names of 
 glia_usage glia_job_usage(const glia_job *j);
 
 /* -- whole.c: what whole replies of every face have in common */
-/* Take one event into the reply.  ENOMEM. */
-glia_status glia_whole_add(glia_job *j, glia_choice *c, const glia_event *ev, glia_err *err);
-/* ,"activations":{…} of all choices; frees them. */
+/* Take one event (and own it) into the reply.  ENOMEM. */
+glia_status glia_whole_add(glia_job *j, glia_choice *c, glia_event *ev, glia_err *err);
+/* ,"activations":{…} of all choices.  Numbers in text are not written here: glia_whole_fill puts them where this was called. */
 void glia_whole_activations(glia_buf *b, glia_job *j);
+/* Append the next piece of the reply to j->out; sets j->ended behind the last. */
+void glia_whole_fill(glia_job *j);
 
 /* -- answer.c: the text of a choice, read */
 glia_status glia_answer_whole(glia_job *j, glia_choice *c, glia_err *err);
@@ -196,12 +212,14 @@ void glia_frames_end(glia_job *j);   /* the last frame of the stream */
 bool glia_frames_activation(glia_job *j);
 /* Name the rows of a hook as a tensor of the reply; the rows are kept until the body is made.  NULL: no memory. */
 const char *glia_whole_tensor(glia_job *j, const glia_choice *c, const glia_frame *f);
-/* The file, from the JSON that the face made (taken).  NULL: no memory. */
-char *glia_whole_safetensors(glia_job *j, char *json, size_t *n);
+/* The file in pieces: its header from the JSON that the face made, then piece after piece of its numbers (true: the last).
+ * *bytes: of header and numbers.  Failures show in b. */
+void glia_whole_file_begin(glia_job *j, const char *json, glia_buf *b, uint64_t *bytes);
+bool glia_whole_file_next(glia_job *j, glia_buf *b);
 /* The file in memory of its own, sealed; json is taken.  *fd: the caller's.  EIO, ENOMEM. */
 glia_status glia_whole_memory(glia_job *j, char *json, int *fd, uint64_t *bytes, glia_err *err);
 void glia_binary_clear(glia_job *j);
-/* The same file in pieces, through put; false: put failed, or no memory. */
+/* All of it through put; false: put failed, or no memory. */
 bool glia_whole_emit(glia_job *j, const char *json, bool (*put)(void *ud, const void *p, size_t n), void *ud);
 /* Tensor i of j->n_tensors for the catalogue of runs; pointers are borrowed from the job. */
 void glia_whole_describe(const glia_job *j, size_t i, glia_run_tensor *out);

@@ -3,17 +3,24 @@
 #include "base/err.h"
 #include "base/mem.h"
 
-static glia_status add_frame(glia_job *j, glia_choice *c, const glia_frame *f, glia_err *err) {
-    if (f->hook >= j->acts.n) return glia_fail(err, GLIA_EINTERNAL, "activations of a hook that was not asked for");
-    if (j->acts.format.merge) {
-        glia_act_rows_add(&c->rows[f->hook], f);
-        return c->rows[f->hook].data.failed ? glia_fail(err, GLIA_ENOMEM, "no memory for the activations") : GLIA_OK;
+static bool add_frame(const glia_job *j, glia_choice *c, const glia_frame *f) {
+    if (!j->acts.format.merge) return glia_buf_add(&c->entries[j->acts.labels[f->hook].group], &f, sizeof f);
+    glia_act_rows_add(&c->rows[f->hook], f);
+    return !c->rows[f->hook].data.failed;
+}
+
+static glia_status add_frames(glia_job *j, glia_choice *c, const glia_event *ev, glia_err *err) {
+    if (!c->entries) {
+        c->entries = glia_calloc(j->acts.n_keys, sizeof *c->entries);
+        c->rows = glia_calloc(j->acts.n, sizeof *c->rows);
+        if (!c->entries || !c->rows) return glia_fail(err, GLIA_ENOMEM, "no memory for the activations");
     }
-    glia_buf *b = &c->entries[j->acts.labels[f->hook].group];
-    if (b->n) glia_buf_adds(b, ",");
-    glia_act_writer w = {.acts = &j->acts, .frame = f, .choice = c->index};
-    while (!glia_act_write(&w, b)) {}
-    return b->failed ? glia_fail(err, GLIA_ENOMEM, "no memory for the activations") : GLIA_OK;
+    for (size_t i = 0; i < ev->u.activations.n_frames; i++) {
+        const glia_frame *f = &ev->u.activations.frames[i];
+        if (f->hook >= j->acts.n) return glia_fail(err, GLIA_EINTERNAL, "activations of a hook that was not asked for");
+        if (!add_frame(j, c, f)) return glia_fail(err, GLIA_ENOMEM, "no memory for the activations");
+    }
+    return GLIA_OK;
 }
 
 static void add_token(glia_job *j, glia_choice *c, const glia_event *ev) {
@@ -40,70 +47,121 @@ static void add_prompt_token(glia_job *j, glia_choice *c, const glia_event *ev) 
     c->n_echoed = ev->u.token.index;
 }
 
-glia_status glia_whole_add(glia_job *j, glia_choice *c, const glia_event *ev, glia_err *err) {
+/* The event's frames are needed until they are sent, and so is it.  Merged rows are copies. */
+static glia_status keep_event(const glia_job *j, glia_choice *c, glia_event **ev, glia_err *err) {
+    if ((*ev)->kind != GLIA_EVENT_ACTIVATIONS || j->acts.format.merge) return GLIA_OK;
+    if (!glia_buf_add(&c->events, ev, sizeof *ev)) return glia_fail(err, GLIA_ENOMEM, "no memory for the activations");
+    glia_event_keep(*ev);
+    *ev = NULL;
+    return GLIA_OK;
+}
+
+glia_status glia_whole_add(glia_job *j, glia_choice *c, glia_event *ev, glia_err *err) {
     glia_status st = GLIA_OK;
-    if (j->acts.n && !c->entries) {
-        c->entries = glia_calloc(j->acts.n_keys, sizeof *c->entries);
-        c->rows = glia_calloc(j->acts.n, sizeof *c->rows);
-        if (!c->entries || !c->rows) return glia_fail(err, GLIA_ENOMEM, "no memory for the activations");
-    }
     switch (ev->kind) {
     case GLIA_EVENT_TOKEN: add_token(j, c, ev); break;
     case GLIA_EVENT_PROMPT_TOKEN: add_prompt_token(j, c, ev); break;
-    case GLIA_EVENT_ACTIVATIONS:
-        for (size_t i = 0; i < ev->u.activations.n_frames && !st; i++)
-            st = add_frame(j, c, &ev->u.activations.frames[i], err);
-        break;
+    case GLIA_EVENT_ACTIVATIONS: st = add_frames(j, c, ev, err); break;
     case GLIA_EVENT_DONE: glia_buf_add(&c->text, ev->u.done.text, ev->u.done.n_text); break;
     case GLIA_EVENT_PROGRESS:
     case GLIA_EVENT_ERROR: break;
     }
     if (c->text.failed) st = glia_fail(err, GLIA_ENOMEM, "no memory for the answer");
+    if (!st) st = keep_event(j, c, &ev, err);
+    glia_event_free(ev);
     return st;
 }
 
-static void add_rows(glia_buf *b, glia_job *j, glia_choice *c, size_t h) {
-    glia_act_writer w = {.acts = &j->acts, .frame = glia_act_rows_frame(&c->rows[h]), .choice = c->index};
-    bool tensor = j->acts.format.encoding >= GLIA_ENC_TENSOR;
-    if (w.frame && tensor) w.tensor = glia_whole_tensor(j, c, w.frame);
-    if (!w.frame || (tensor && !w.tensor)) {
-        b->failed = true;
+/* ------------------------------------------------------------------ sending */
+
+static bool has_tensors(const glia_job *j) { return j->acts.format.encoding >= GLIA_ENC_TENSOR; }
+
+/* The next frame under this key, choice by choice.  NULL: there is none any more, or (*failed) no memory for it. */
+static const glia_frame *next_frame(glia_job *j, bool *failed) {
+    glia_body *w = &j->body;
+    for (; w->choice < j->n_choices; w->choice++, w->at = 0) {
+        glia_choice *c = &j->choices[w->choice];
+        if (!c->entries && !c->rows) continue;
+        if (!j->acts.format.merge) {
+            const glia_frame *const *frames = (const glia_frame *const *)(void *)c->entries[w->key].p;
+            if (w->at < c->entries[w->key].n / sizeof *frames) return frames[w->at++];
+            continue;
+        }
+        for (size_t h; (h = w->hook + w->at) < j->acts.n && j->acts.labels[h].group == w->key;) {
+            w->at++;
+            if (!c->rows[h].frame.n_rows) continue;
+            const glia_frame *f = glia_act_rows_frame(&c->rows[h]);
+            *failed = !f;
+            return f;
+        }
+    }
+    return NULL;
+}
+
+static void open_key(const glia_job *j, glia_body *w, glia_buf *b) {
+    if (w->key) glia_buf_adds(b, ",");
+    glia_json_add_cstr(b, j->acts.keys[w->key]);
+    glia_buf_adds(b, ":[");
+    w->in_key = true, w->any = false, w->choice = w->at = 0;
+}
+
+static void close_key(const glia_job *j, glia_body *w, glia_buf *b) {
+    glia_buf_adds(b, "]");
+    while (w->hook < j->acts.n && j->acts.labels[w->hook].group == w->key) w->hook++; /* hooks of one key are neighbours */
+    w->in_key = false, w->key++;
+}
+
+static void next_entry(glia_job *j, glia_body *w, glia_buf *b) {
+    const glia_frame *f = next_frame(j, &b->failed);
+    if (!f) {
+        close_key(j, w, b);
         return;
     }
-    while (!glia_act_write(&w, b)) {}
-    if (!tensor) glia_act_rows_clear(&c->rows[h]); /* tensors are written last */
+    const glia_choice *c = &j->choices[w->choice];
+    j->writer = (glia_act_writer){.acts = &j->acts, .frame = f, .choice = c->index};
+    if (has_tensors(j) && !(j->writer.tensor = glia_whole_tensor(j, c, f))) b->failed = true;
+    if (w->any) glia_buf_adds(b, ",");
+    w->any = true;
 }
 
-/* Hooks of one key are neighbours: *hook runs on from key to key. */
-static void add_key(glia_buf *b, glia_job *j, glia_choice *c, size_t key, bool *first) {
-    for (size_t h = 0; c->rows && h < j->acts.n; h++) {
-        if (j->acts.labels[h].group != key || !c->rows[h].frame.n_rows) continue;
-        if (!*first) glia_buf_adds(b, ",");
-        *first = false;
-        add_rows(b, j, c, h);
+/* The next piece of what stands between the braces; true: that was the last. */
+static bool add_piece(glia_job *j, glia_buf *b) {
+    glia_body *w = &j->body;
+    if (j->writer.frame) {
+        size_t hook = j->writer.frame->hook;
+        if (!glia_act_write(&j->writer, b)) return false;
+        j->writer.frame = NULL;
+        /* tensors are written last */
+        if (j->acts.format.merge && !has_tensors(j)) glia_act_rows_clear(&j->choices[w->choice].rows[hook]);
+    } else if (w->in_key) {
+        next_entry(j, w, b);
+    } else if (w->key < j->acts.n_keys) {
+        open_key(j, w, b);
+    } else {
+        return true;
     }
-    if (!c->entries) return;
-    glia_buf *piece = &c->entries[key];
-    if (piece->failed) b->failed = true;
-    else if (piece->n) {
-        if (!*first) glia_buf_adds(b, ",");
-        *first = false;
-        glia_buf_add(b, piece->p, piece->n);
-    }
-    glia_buf_clear(piece);
+    return b->failed;
 }
 
-/* Each key's entries are freed once they are copied: the reply is never there twice as a whole. */
 void glia_whole_activations(glia_buf *b, glia_job *j) {
     if (j->keep) glia_buf_addf(b, ",\"run\":\"%s\"", glia_keep_id(j));
     glia_buf_adds(b, ",\"activations\":{");
-    for (size_t k = 0; k < j->acts.n_keys && !b->failed; k++) {
-        bool first = true;
-        if (k) glia_buf_adds(b, ",");
-        glia_json_add_cstr(b, j->acts.keys[k]);
-        glia_buf_adds(b, ":[");
-        for (size_t i = 0; i < j->n_choices; i++) add_key(b, j, &j->choices[i], k, &first);
-        glia_buf_adds(b, "]");
-    }
+    if (has_tensors(j))
+        while (!add_piece(j, b)) {}
+    else
+        j->body.split = b->n;
     glia_buf_adds(b, "}");
+}
+
+void glia_whole_fill(glia_job *j) {
+    glia_body *w = &j->body;
+    if (j->wire == GLIA_WIRE_SAFETENSORS) {
+        j->ended = glia_whole_file_next(j, &j->out);
+    } else if (!w->begun) {
+        glia_buf_add(&j->out, w->text, w->split);
+        w->begun = true;
+    } else if (add_piece(j, &j->out)) {
+        glia_buf_add(&j->out, w->text + w->split, w->n_text - w->split);
+        j->ended = true;
+    }
 }

@@ -714,6 +714,14 @@ glia_event *glia_request_next(glia_request *r, int timeout_ms) {
 
 void glia_event_free(glia_event *ev) { glia_node_free((glia_node *)(void *)ev); } /* ev is a node's first member */
 
+void glia_event_keep(glia_event *ev) {
+    glia_node *n = (glia_node *)(void *)ev;
+    if (!n->lease) return;
+    glia_lease_drop(n->lease, n->n_bytes);
+    glia_lease_unref(n->lease);
+    n->lease = NULL;
+}
+
 void glia_request_on_event(glia_request *r, void (*fn)(void *ud), void *ud) {
     pthread_mutex_lock(&r->call_lock);
     r->on_event = fn, r->ud = ud;

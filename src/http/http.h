@@ -80,6 +80,8 @@ typedef struct glia_http_generator {
  * first called when the handler has returned.  start/read/gone/free are never called concurrently for one self. */
 glia_status glia_http_defer(glia_http_request *rq, const glia_http_generator *g, void *self);
 glia_status glia_http_stream(glia_http_request *rq, int status, const char *content_type); /* inside start() only */
+/* The same with a Content-Length: read must give so many bytes. */
+glia_status glia_http_stream_sized(glia_http_request *rq, int status, const char *content_type, uint64_t n);
 
 /* The waker of this request.  wake() may be called from any thread, at any time, any number of times, also after the
  * request ended; never blocks on the client.  Wakes may melt into one: after one, look at everything that is ready. */

@@ -155,6 +155,7 @@ struct glia_http_request {
     char id[HTTP_ID_MAX + 1];
     int64_t began_ms;
     uint64_t n_sent; /* bytes of a streamed body so far */
+    uint64_t n_stream; /* of a streamed body together; MHD_SIZE_UNKNOWN: it ends when it ends */
     int refused;     /* status of a reply past libmicrohttpd, 0: none */
     http_target target;
     http_match match;

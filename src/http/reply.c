@@ -197,8 +197,9 @@ http_mhd_result http_reply_send(glia_http_request *rq) {
     if (rq->ws) {
         r = http_ws_reply(rq);
     } else if (rq->streaming) {
-        /* The block size matters only to HTTP/1.0 clients; chunks go straight to the connection's own memory. */
-        r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16 * 1024, http_generator_read, rq, NULL);
+        /* Chunks go straight to the connection's own memory; a block holds what has a length, or goes to HTTP/1.0. */
+        size_t block = rq->n_stream == MHD_SIZE_UNKNOWN ? 16 * 1024 : 128 * 1024;
+        r = MHD_create_response_from_callback(rq->n_stream, block, http_generator_read, rq, NULL);
     } else if (rq->static_body || !rq->reply_body) {
         r = MHD_create_response_from_buffer(rq->n_reply_body, rq->n_reply_body ? rq->reply_body : "",
                                             MHD_RESPMEM_PERSISTENT);

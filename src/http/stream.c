@@ -100,7 +100,14 @@ glia_status glia_http_stream(glia_http_request *rq, int status, const char *cont
     rq->status = status;
     if (content_type) (void)snprintf(rq->content_type_buf, sizeof rq->content_type_buf, "%s", content_type);
     rq->content_type = content_type ? rq->content_type_buf : NULL;
+    rq->n_stream = MHD_SIZE_UNKNOWN;
     return GLIA_OK;
+}
+
+glia_status glia_http_stream_sized(glia_http_request *rq, int status, const char *content_type, uint64_t n) {
+    glia_status st = glia_http_stream(rq, status, content_type);
+    if (!st) rq->n_stream = n;
+    return st;
 }
 
 /* The handler once more; what its generator waited for is kept until it has returned. */
@@ -161,6 +168,7 @@ ssize_t http_generator_read(void *cls, uint64_t pos, char *out, size_t max) {
         ssize_t n = rq->g.read(rq->self, out, max);
         if (n > 0 && (size_t)n <= max) {
             rq->n_sent += (uint64_t)n;
+            if (rq->n_sent == rq->n_stream) atomic_store(&rq->finished, true); /* it is not asked again */
             return n;
         }
         if (n == GLIA_HTTP_WAIT) {
