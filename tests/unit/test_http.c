@@ -68,7 +68,7 @@ typedef struct gen {
     long n, start_waits;
     bool lockstep; /* a byte becomes ready, with the only wake there will be, right after read() has looked for it */
     atomic_long n_empty; /* times read() has */
-    char mode; /* 's' stream, 'p' plain reply after start_waits, 'a' abort at n, 'f' forever, 'e' END without reply, 'h': the handler, after start_waits */
+    char mode; /* 's' stream, 'l' with its length, 'm' with one more than it has, 'p' plain reply after start_waits, 'a' abort at n, 'f' forever, 'e' END without reply, 'h': the handler, after start_waits */
     glia_http_waker *waker;
     long pause_us;
 } gen;
@@ -119,6 +119,9 @@ static int gen_start(void *self, glia_http_request *rq) {
         r = 1; /* forgets glia_http_stream */
     } else if (g->mode == 'x') {
         r = GLIA_HTTP_ABORT;
+    } else if (g->mode == 'l' || g->mode == 'm') {
+        uint64_t n = (uint64_t)g->n + (g->mode == 'm');
+        r = glia_http_stream_sized(rq, 200, "text/plain", n) ? GLIA_HTTP_ABORT : 1;
     } else if (g->mode != 'n') {
         r = glia_http_stream(rq, 200, "text/event-stream") ? GLIA_HTTP_ABORT : 1;
     }
@@ -1143,6 +1146,31 @@ static void aborted_stream_lacks_its_last_chunk(void **state) {
     stop(&s, 1000);
 }
 
+static void stream_of_known_length_says_it_and_keeps_the_connection(void **state) {
+    (void)state;
+    server s;
+    start(&s);
+    client c = connect_to(s.port);
+    for (int i = 0; i < 3; i++) {
+        response r = ask(&c, GET("/gen?n=26&mode=l&us=300"));
+        assert_string_equal(field(&r, "Content-Length"), "26");
+        assert_null(field(&r, "Transfer-Encoding"));
+        expect(r, 200, "abcdefghijklmnopqrstuvwxyz");
+    }
+    response r = ask(&c, GET("/gen?n=1000000&mode=l"));
+    assert_int_equal(r.n_body, 1000000);
+    for (size_t i = 0; i < r.n_body; i++) assert_int_equal(r.body[i], 'a' + i % 26);
+    drop(&r);
+    WAIT_FOR(atomic_load(&s.a.n_freed) == 4);
+    assert_int_equal(atomic_load(&s.a.n_gone), 0); /* it is over with its last byte */
+    r = ask(&c, GET("/gen?n=5&mode=m"));
+    assert_true(r.broken);
+    drop(&r);
+    hang_up(&c);
+    WAIT_FOR(atomic_load(&s.a.n_freed) == 5);
+    stop(&s, 1000);
+}
+
 static void check_vanished(const char *request, bool rst) {
     server s;
     start(&s);
@@ -1685,6 +1713,7 @@ int main(void) {
         T(stream_is_chunked_and_not_cached),
         T(bytes_reach_the_client_as_they_come),
         T(aborted_stream_lacks_its_last_chunk),
+        T(stream_of_known_length_says_it_and_keeps_the_connection),
         T(vanished_client_frees_its_generator_within_200_ms),
         T(vanished_client_that_never_read_frees_its_generator),
         T(what_comes_before_a_handler_may_wait_reply_or_lose_its_client),

@@ -145,6 +145,43 @@ static void stalled_reader_holds_a_queue_and_one_event(void **s) {
     check_stalled_reader(10); /* the prompt's rows fill it */
 }
 
+/* They leave the memory that requests share, and stay what they are, also behind the request and the model. */
+static void kept_events_are_the_callers(void **s) {
+    (void)s;
+    enum { MOST = 64 };
+    glia_model *m = open_with(NULL, LIMIT, 0);
+    glia_request_params p = hooked(40, 20);
+    glia_event *kept[MOST];
+    int n = 0, n_rows = 0;
+    result *want = run_request(m, &p);
+    check_all_returned(m);
+    glia_request *r = submit(m, &p);
+    for (glia_event *ev; (ev = glia_request_next(r, -1));) {
+        if (ev->kind == GLIA_EVENT_ERROR) fail_msg("%s", ev->u.error.message);
+        if (ev->kind == GLIA_EVENT_DONE) assert_null(glia_request_next(r, 0));
+        bool keep = n < MOST && ev->kind == GLIA_EVENT_ACTIVATIONS;
+        glia_event_keep(ev); /* of the others nothing counts: no harm */
+        if (keep) kept[n++] = ev;
+        else glia_event_free(ev);
+    }
+    assert_int_equal(n, 20); /* the prompt and 19 tokens */
+    check_all_returned(m);
+    glia_request_free(r);
+    glia_model_close(m);
+    for (int i = 0; i < n; i++) {
+        for (size_t k = 0; k < kept[i]->u.activations.n_frames; k++) {
+            const glia_frame *f = &kept[i]->u.activations.frames[k];
+            const float *rows = want->hook[f->hook].data + (size_t)n_rows * WIDTH;
+            assert_memory_equal(f->data, rows, (size_t)f->n_rows * WIDTH * sizeof *rows);
+        }
+        n_rows += kept[i]->u.activations.frames[0].n_rows;
+        glia_event_keep(kept[i]); /* twice is once */
+        glia_event_free(kept[i]);
+    }
+    assert_int_equal(n_rows, 59);
+    result_free(want);
+}
+
 static void request_that_never_fits_is_refused_with_both_numbers(void **s) {
     (void)s;
     glia_model *m = open_with(NULL, 40000, 0);
@@ -318,6 +355,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(predicted_peak_bounds_what_is_held),
         cmocka_unit_test(stalled_reader_holds_a_queue_and_one_event),
+        cmocka_unit_test(kept_events_are_the_callers),
         cmocka_unit_test(request_that_never_fits_is_refused_with_both_numbers),
         cmocka_unit_test(requests_that_do_not_fit_together_take_turns),
         cmocka_unit_test(waiting_ends_with_busy_or_cancelled_and_nothing_is_lost),
