@@ -32,7 +32,8 @@ packages=(
     "pip|python3-pip|-"
     "libmicrohttpd|libmicrohttpd-dev|libmicrohttpd"
     "libcrypto|libssl-dev|openssl@3"
-    "zlib|zlib1g-dev|zlib"
+    "libdeflate|libdeflate-dev|libdeflate"
+    "zlib|zlib1g-dev|zlib" # the frame reader in C, for the tests
     "libzstd|libzstd-dev|zstd"
     "sqlite3|libsqlite3-dev|sqlite"
     "wslay|libwslay-dev|wslay"
@@ -92,7 +93,7 @@ list_missing() { # other systems: look for the tools themselves, name what is mi
     for p in "${packages[@]}"; do
         what=${p%%|*}
         case "$what" in
-            libmicrohttpd|libcrypto|zlib|libzstd|sqlite3|cmocka|openblas) pkg-config --exists "$what" 2>/dev/null && continue ;;
+            libmicrohttpd|libcrypto|libdeflate|zlib|libzstd|sqlite3|cmocka|openblas) pkg-config --exists "$what" 2>/dev/null && continue ;;
             pip) python3 -m pip --version >/dev/null 2>&1 && continue ;;
             wslay) pkg-config --exists libwslay 2>/dev/null && continue ;;
             libclang_rt|ca-certificates) continue ;;

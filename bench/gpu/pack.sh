@@ -25,11 +25,11 @@ trap 'rm -rf "$tmp"' EXIT
 mkdir -p "$tmp/sys/include" "$tmp/sys/lib" "$tmp/sys/yyjson"
 cp "$yyjson/yyjson.c" "$yyjson/yyjson.h" "$tmp/sys/yyjson/"
 for d in /usr/include /usr/include/x86_64-linux-gnu $(pkg-config --cflags-only-I openblas | sed 's/-I//g'); do
-    for h in microhttpd.h zlib.h zconf.h zstd.h zstd_errors.h sqlite3.h cmocka.h cblas.h openblas_config.h wslay openssl; do
+    for h in microhttpd.h libdeflate.h zstd.h zstd_errors.h sqlite3.h cmocka.h cblas.h openblas_config.h wslay openssl; do
         [ ! -e "$d/$h" ] || cp -rL "$d/$h" "$tmp/sys/include/"
     done
 done
-for l in microhttpd crypto z zstd sqlite3 openblas wslay cmocka; do # the file behind the name that a linker looks for
+for l in microhttpd crypto deflate zstd sqlite3 openblas wslay cmocka; do # the file behind the name that a linker looks for
     cp "$(readlink -f "$(gcc -print-file-name=lib$l.so)")" "$tmp/sys/lib/lib$l.so"
 done
 for f in "$tmp"/sys/lib/*.so; do # what each needs, under the name it asks for

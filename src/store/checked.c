@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <zlib.h>
+#include <libdeflate.h>
 
 static const char magic[9] = "GLSUMS1\n";
 
@@ -35,7 +35,7 @@ void glia_block_sums_add(glia_block_sums *s, const void *p, size_t n) {
     const unsigned char *at = p;
     while (n) {
         size_t room = GLIA_SUM_BLOCK - (size_t)(s->bytes % GLIA_SUM_BLOCK), k = n < room ? n : room;
-        s->crc = (uint32_t)crc32(s->crc, at, (uInt)k);
+        s->crc = libdeflate_crc32(s->crc, at, k);
         s->bytes += k, at += k, n -= k;
         if (k == room) add_crc(&s->crcs, s->crc), s->crc = 0;
     }
@@ -51,7 +51,7 @@ void glia_block_sums_write(const glia_block_sums *s, glia_buf *out) {
     glia_buf_add(out, s->crcs.p ? s->crcs.p : "", s->crcs.n);
     if (s->bytes % GLIA_SUM_BLOCK) add_crc(out, s->crc);
     if (s->crcs.failed) out->failed = true;
-    if (!out->failed) add_crc(out, (uint32_t)crc32_z(0, (const Bytef *)out->p + begin, out->n - begin));
+    if (!out->failed) add_crc(out, libdeflate_crc32(0, out->p + begin, out->n - begin));
 }
 
 void glia_block_sums_clear(glia_block_sums *s) {
@@ -66,7 +66,7 @@ glia_status glia_block_sums_parse(const void *bytes, size_t n, uint64_t *n_bytes
     const unsigned char *p = bytes;
     if (n < GLIA_SUMS_HEAD + 4 || memcmp(p, magic, 8) != 0 || get_le(p + 8, 4) != GLIA_SUM_BLOCK || get_le(p + 12, 4))
         return glia_fail(err, GLIA_EINVAL, "not a file of checksums");
-    if ((uint32_t)crc32_z(0, p, n - 4) != get_le(p + n - 4, 4))
+    if (libdeflate_crc32(0, p, n - 4) != get_le(p + n - 4, 4))
         return glia_fail(err, GLIA_EINVAL, "a file of checksums that is damaged itself");
     *n_bytes = get_le(p + 16, 8);
     *crcs = p + GLIA_SUMS_HEAD;
@@ -143,7 +143,7 @@ static glia_status read_exactly(const glia_checked *f, uint64_t at, void *out, s
 
 static glia_status check_block(const glia_checked *f, uint64_t block, const void *p, size_t n, glia_err *err) {
     char what[64];
-    if ((uint32_t)crc32_z(0, p, n) == get_le(f->crcs + 4 * block, 4)) return GLIA_OK;
+    if (libdeflate_crc32(0, p, n) == get_le(f->crcs + 4 * block, 4)) return GLIA_OK;
     (void)snprintf(what, sizeof what, "the checksum of block %llu is wrong", (unsigned long long)block);
     return damaged(f, what, err);
 }

@@ -1,8 +1,8 @@
-/* store/packets.c — see packets.h.  CRC-32 comes from zlib, compression from zstd. */
+/* store/packets.c — see packets.h.  CRC-32 comes from libdeflate, compression from zstd. */
 #include "store/packets.h"
 #include "base/err.h"
 #include <string.h>
-#include <zlib.h>
+#include <libdeflate.h>
 #include <zstd.h>
 
 enum { LEVEL = 1, TRAILER = 4 }; /* activations are nearly noise: higher levels cost time and gain almost nothing */
@@ -23,7 +23,7 @@ size_t glia_packet_open(glia_buf *b) {
     return begin;
 }
 
-uint32_t glia_packet_sum(uint32_t sum, const void *p, size_t n) { return (uint32_t)crc32_z(sum, p, n); }
+uint32_t glia_packet_sum(uint32_t sum, const void *p, size_t n) { return libdeflate_crc32(sum, p, n); }
 
 uint32_t glia_packet_close(glia_buf *b, size_t begin, uint64_t number, unsigned flags, uint64_t n_payload) {
     if (b->failed) return 0;
