@@ -17,6 +17,21 @@ void glia_fault_arm_io(long n) {
 
 bool glia_fault_io_fired(void) { return atomic_load(&fault_fired); }
 
+static atomic_bool direct_refused;
+void glia_fault_refuse_direct(bool on) { atomic_store(&direct_refused, on); }
+
+static bool is_refused(int fd) {
+#ifdef O_DIRECT
+    if (!atomic_load_explicit(&direct_refused, memory_order_relaxed)) return false;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || !(flags & O_DIRECT)) return false;
+    errno = EINVAL;
+    return true;
+#else
+    return (void)fd, false;
+#endif
+}
+
 static bool fault_here(void) {
     if (atomic_load_explicit(&fault_countdown, memory_order_relaxed) <= 0) return false;
     if (atomic_fetch_sub(&fault_countdown, 1) != 1) return false;
@@ -34,7 +49,7 @@ int glia_io_open(const char *path, int flags, mode_t mode) {
 }
 
 bool glia_io_write(int fd, const void *p, size_t n) {
-    if (fault_here()) return false;
+    if (fault_here() || is_refused(fd)) return false;
     for (const char *s = p; n;) {
         ssize_t k = write(fd, s, n);
         if (k < 0 && errno == EINTR) continue;
@@ -45,6 +60,15 @@ bool glia_io_write(int fd, const void *p, size_t n) {
         s += k, n -= (size_t)k;
     }
     return true;
+}
+
+bool glia_io_direct(int fd, bool on) {
+#ifdef O_DIRECT
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && !fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
+#else
+    return (void)fd, !on;
+#endif
 }
 
 ssize_t glia_io_pread(int fd, void *p, size_t n, off_t off) {

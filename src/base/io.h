@@ -8,6 +8,9 @@
 
 int glia_io_open(const char *path, int flags, mode_t mode);  /* always O_CLOEXEC; -1: errno */
 bool glia_io_write(int fd, const void *p, size_t n);         /* all n bytes, or false: errno */
+/* Writes from now on go past the page cache, or no longer: offset, length and memory must be whole blocks then, at most 4096
+ * bytes each.  False: the file system cannot. */
+bool glia_io_direct(int fd, bool on);
 ssize_t glia_io_pread(int fd, void *p, size_t n, off_t off); /* n bytes unless the file ends first; -1: errno */
 bool glia_io_sync(int fd);                                   /* data and metadata on stable storage */
 bool glia_io_rename(const char *from, const char *to);
@@ -20,4 +23,6 @@ bool glia_io_seal(int fd); /* nobody may change it any more, us included */
 /* Fault injection: the n-th of these calls from now on (1-based), in any thread, fails once with ENOSPC.  0 disarms. */
 void glia_fault_arm_io(long n);
 bool glia_fault_io_fired(void);
+/* Writes past the page cache fail with EINVAL, as on a file system with larger blocks. */
+void glia_fault_refuse_direct(bool on);
 #endif

@@ -12,11 +12,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { STAGE = 4 << 20, ALIGN = 4096 };
+
 struct glia_newfile {
     char *path, *part, *folder;
     int fd;
     bool made, committed, keep_sums;
-    uint64_t bytes, handed; /* handed: to the disk already */
+    uint64_t bytes;           /* taken */
+    uint64_t in_file, handed; /* of these, in the file; on their way from there to the disk */
+    bool past_cache;
+    bool direct, never_direct; /* the descriptor goes past the page cache now; it cannot */
+    char *memory;              /* of the stage; NULL until it is needed */
+    char *stage;               /* past_cache: [STAGE] aligned, the first n_staged bytes wait there */
+    size_t n_staged;
     glia_hasher *hash;
     glia_block_sums sums;
 };
@@ -56,35 +64,72 @@ glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *er
     return st;
 }
 
+/* ------------------------------------------------------------------ writing */
+
 /* The disk works while the next bytes are hashed, instead of at the end alone.  Only a hint: commit syncs all. */
 static void begin_writeback(glia_newfile *f) {
     enum { PIECE = 8 << 20 };
 #ifdef SYNC_FILE_RANGE_WRITE
-    if (f->bytes - f->handed < PIECE) return;
-    (void)sync_file_range(f->fd, (off_t)f->handed, (off_t)(f->bytes - f->handed), SYNC_FILE_RANGE_WRITE);
-    f->handed = f->bytes;
+    if (f->direct || f->in_file - f->handed < PIECE) return;
+    (void)sync_file_range(f->fd, (off_t)f->handed, (off_t)(f->in_file - f->handed), SYNC_FILE_RANGE_WRITE);
+    f->handed = f->in_file;
 #else
     (void)f;
 #endif
 }
 
-/* ------------------------------------------------------------------ writing */
+static void go_direct(glia_newfile *f, bool on) {
+    if (f->direct == on || (on && f->never_direct)) return;
+    if (glia_io_direct(f->fd, on)) f->direct = on;
+    else f->never_direct = on;
+}
+
+static bool write_through(glia_newfile *f, const unsigned char *p, size_t n) {
+    if (!glia_io_write(f->fd, p, n)) return false;
+    f->in_file += n;
+    begin_writeback(f);
+    return true;
+}
+
+/* The stage into the file.  Full ones lie on whole blocks there, the last one rarely does. */
+static bool flush(glia_newfile *f) {
+    go_direct(f, f->n_staged == STAGE);
+    bool ok = glia_io_write(f->fd, f->stage, f->n_staged);
+    if (!ok && f->direct && errno == EINVAL) { /* larger blocks than these, or never past the cache */
+        f->never_direct = true;
+        go_direct(f, false);
+        ok = lseek(f->fd, (off_t)f->in_file, SEEK_SET) >= 0 && glia_io_write(f->fd, f->stage, f->n_staged);
+    }
+    f->in_file += f->n_staged, f->n_staged = 0;
+    begin_writeback(f);
+    return ok;
+}
 
 /* In pieces that stay in the processor's cache from the checksum to the copy. */
 static bool write_pieces(glia_newfile *f, const unsigned char *p, size_t n) {
     enum { PIECE = 256 << 10 };
     while (n) {
         size_t k = n < PIECE ? n : PIECE;
+        if (f->past_cache && k > STAGE - f->n_staged) k = STAGE - f->n_staged;
         if (f->keep_sums) glia_block_sums_add(&f->sums, p, k);
-        if (!glia_io_write(f->fd, p, k)) return false;
+        if (!f->past_cache && !write_through(f, p, k)) return false;
+        if (f->past_cache) memcpy(f->stage + f->n_staged, p, k), f->n_staged += k;
         f->bytes += k, p += k, n -= k;
-        begin_writeback(f);
+        if (f->n_staged == STAGE && !flush(f)) return false;
     }
+    return true;
+}
+
+static bool make_stage(glia_newfile *f) {
+    if (!f->past_cache || f->memory) return true;
+    if (!(f->memory = glia_malloc(STAGE + ALIGN))) return false;
+    f->stage = f->memory + (ALIGN - (uintptr_t)f->memory % ALIGN) % ALIGN;
     return true;
 }
 
 glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err) {
     if (!n) return GLIA_OK;
+    if (!make_stage(f)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
     glia_hasher_begin(f->hash, p, n); /* takes longer than all the rest */
     bool written = write_pieces(f, p, n);
     int e = errno;
@@ -95,6 +140,7 @@ glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_er
 }
 
 void glia_newfile_keep_sums(glia_newfile *f) { f->keep_sums = true; }
+void glia_newfile_past_cache(glia_newfile *f) { f->past_cache = true; }
 
 uint64_t glia_newfile_bytes(const glia_newfile *f) { return f->bytes; }
 
@@ -126,7 +172,7 @@ glia_status glia_newfile_commit(glia_newfile *f, char sha256[GLIA_SHA256_HEX], g
     glia_status st = f->keep_sums ? commit_sums(f, err) : GLIA_OK;
     if (st) return st;
     if (sha256 && !glia_hasher_hex(f->hash, sha256)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
-    if (!glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
+    if ((f->n_staged && !flush(f)) || !glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
     int fd = f->fd;
     f->fd = -1;
     if (close(fd)) return io_failed(err, "close", f->part);
@@ -141,6 +187,7 @@ void glia_newfile_free(glia_newfile *f) {
     if (f->fd >= 0) (void)close(f->fd);
     if (f->made && !f->committed) (void)unlink(f->part);
     glia_hasher_free(f->hash);
+    glia_free(f->memory);
     glia_block_sums_clear(&f->sums);
     glia_free(f->path);
     glia_free(f->part);

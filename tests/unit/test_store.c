@@ -108,24 +108,47 @@ static void every_failing_io_call_leaves_old_or_new(void **s) {
     assert_true(failures >= 5); /* create, write, fsync, rename, folder */
 }
 
-/* Large writes are hashed beside: nothing of that may be left behind, and the sums are those of the bytes. */
-static void large_writes_are_whole_or_leave_no_trace(void **s) {
-    (void)s;
-    enum { LARGE = (2 << 20) + 12345, HEAD = 100 };
-    unsigned char *p = malloc(LARGE);
-    int failures = 0;
+static unsigned char *large_bytes(size_t n) {
+    unsigned char *p = malloc(n + 1);
     assert_non_null(p);
-    for (size_t i = 0; i < LARGE; i++) p[i] = (unsigned char)(i * 2654435761u >> 13);
+    for (size_t i = 0; i < n; i++) p[i] = (unsigned char)(i * 2654435761u >> 13);
+    return p;
+}
+
+/* The file holds these bytes, this is their hash, and its sums are theirs. */
+static void check_large(const unsigned char *p, size_t n, const char *hex) {
+    char again[GLIA_SHA256_HEX], *text;
+    size_t have;
+    glia_err err;
+    glia_checked *c;
+    assert_int_equal(glia_file_sha256(test_path("large"), again, NULL, NULL, &err), GLIA_OK);
+    assert_string_equal(hex, again);
+    assert_int_equal(glia_file_slurp(test_path("large"), n, &text, &have, &err), GLIA_OK);
+    assert_int_equal(have, n);
+    assert_memory_equal(text, p, n);
+    glia_free(text);
+    assert_int_equal(glia_checked_open(&c, test_path("large"), NULL, &err), GLIA_OK);
+    assert_int_equal(glia_checked_bytes(c), n);
+    assert_int_equal(glia_checked_verify(c, &err), GLIA_OK);
+    glia_checked_close(c);
+}
+
+/* Large writes are hashed beside: nothing of that may be left behind, and the sums are those of the bytes. */
+static void check_failing_large_writes(size_t n, bool past_cache, int least) {
+    enum { HEAD = 100 };
+    unsigned char *p = large_bytes(n);
+    int failures = 0;
     for (long k = 1;; k++) {
         glia_newfile *f;
         glia_err err = {0};
-        char hex[GLIA_SHA256_HEX], again[GLIA_SHA256_HEX];
+        char hex[GLIA_SHA256_HEX];
         glia_fault_arm_io(k);
         glia_status st = glia_newfile_open(&f, test_path("large"), &err);
         if (!st) {
             glia_newfile_keep_sums(f);
+            if (past_cache) glia_newfile_past_cache(f);
             st = glia_newfile_write(f, p, HEAD, &err);
-            if (!st) st = glia_newfile_write(f, p + HEAD, LARGE - HEAD, &err);
+            if (!st) st = glia_newfile_write(f, p + HEAD, n - HEAD, &err);
             if (!st) st = glia_newfile_commit(f, hex, &err);
             glia_newfile_free(f);
         }
@@ -133,14 +156,8 @@ static void large_writes_are_whole_or_leave_no_trace(void **s) {
         glia_fault_arm_io(0);
         assert_false(exists(test_path(".large.part")));
         if (!fired) {
-            glia_checked *c;
             assert_int_equal(st, GLIA_OK);
-            assert_int_equal(glia_file_sha256(test_path("large"), again, NULL, NULL, &err), GLIA_OK);
-            assert_string_equal(hex, again);
-            assert_int_equal(glia_checked_open(&c, test_path("large"), NULL, &err), GLIA_OK);
-            assert_int_equal(glia_checked_bytes(c), LARGE);
-            assert_int_equal(glia_checked_verify(c, &err), GLIA_OK);
-            glia_checked_close(c);
+            check_large(p, n, hex);
             break;
         }
         failures++;
@@ -150,7 +167,41 @@ static void large_writes_are_whole_or_leave_no_trace(void **s) {
         (void)unlink(test_path("large.sums"));
     }
     free(p);
-    assert_true(failures >= 12); /* among them each piece of the large write */
+    assert_true(failures >= least); /* among them each piece of the large write */
+}
+
+static void large_writes_are_whole_or_leave_no_trace(void **s) {
+    (void)s;
+    check_failing_large_writes((2 << 20) + 12345, false, 12);
+    check_failing_large_writes((9 << 20) + 12345, true, 10);
+}
+
+/* Whatever the pieces, around every block's edge, and where the file system does not go past the cache after all. */
+static void files_past_the_cache_hold_the_same(void **s) {
+    (void)s;
+    enum { BLOCK = 4 << 20, MOST = 2 * BLOCK + 4097 };
+    static const size_t sizes[] = {0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, MOST}, pieces[] = {777777, 4096, MOST};
+    unsigned char *p = large_bytes(MOST);
+    for (int refused = 0; refused < 2; refused++) {
+        glia_fault_refuse_direct(refused);
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes * 3; i++) {
+            glia_newfile *f;
+            glia_err err;
+            char hex[GLIA_SHA256_HEX];
+            size_t n = sizes[i / 3], piece = pieces[i % 3];
+            assert_int_equal(glia_newfile_open(&f, test_path("large"), &err), GLIA_OK);
+            glia_newfile_keep_sums(f);
+            glia_newfile_past_cache(f);
+            for (size_t at = 0; at < n; at += piece)
+                assert_int_equal(glia_newfile_write(f, p + at, n - at < piece ? n - at : piece, &err), GLIA_OK);
+            assert_int_equal(glia_newfile_bytes(f), n);
+            assert_int_equal(glia_newfile_commit(f, hex, &err), GLIA_OK);
+            glia_newfile_free(f);
+            check_large(p, n, hex);
+        }
+    }
+    glia_fault_refuse_direct(false);
+    free(p);
 }
 
 static void folders_and_missing_folders_are_named(void **s) {
@@ -297,6 +348,7 @@ int main(void) {
         cmocka_unit_test(without_commit_nothing_changes),
         cmocka_unit_test(every_failing_io_call_leaves_old_or_new),
         cmocka_unit_test(large_writes_are_whole_or_leave_no_trace),
+        cmocka_unit_test(files_past_the_cache_hold_the_same),
         cmocka_unit_test(folders_and_missing_folders_are_named),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(every_cut_file_is_refused),
