@@ -82,6 +82,7 @@ def main():
     p.add_argument("--tokens", type=int, default=16384)
     p.add_argument("--piece", type=int, default=256)
     p.add_argument("--points", default="resid_pre@all")
+    p.add_argument("--dtype", default="float32")
     p.add_argument("--threads", default=str(os.cpu_count()))
     a = p.parse_args()
     rng = random.Random(1)
@@ -89,7 +90,7 @@ def main():
     with (tempfile.TemporaryDirectory() as d,
           serving(a.glia, a.model, d, "--threads", a.threads, "--json") as (server, port)):
         plain(port, pieces[:2])
-        _, about = harvest(port, pieces[:2], a.points), plain(port, pieces)
+        _, about = harvest(port, pieces[:2], a.points, dtype=a.dtype), plain(port, pieces)
         memory, ratios, work, rates = [resident(server.pid)], [], [], []
         for i in range(a.rounds):
             used = {}
@@ -98,7 +99,7 @@ def main():
                 if what == "plain":
                     s = plain(port, pieces)
                 else:
-                    h, size = harvest(port, pieces, a.points, about)
+                    h, size = harvest(port, pieces, a.points, about, dtype=a.dtype)
                 about = min(about, s if what == "plain" else h)
                 used[what] = cpu(server.pid) - before
             ratios.append(s / h)
@@ -107,8 +108,8 @@ def main():
             memory.append(resident(server.pid))
             print("round %d: plain %.0f tokens/s, harvest %.0f tokens/s, %.1f MB/s written" % ((i + 1,) + rates[-1]),
                   file=sys.stderr)
-        print("%s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
-              (a.points, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
+        print("%s as %s, %d tokens in pieces of %d: harvest %.3f of plain prefill (%.3f..%.3f; goal >= 0.95)" %
+              (a.points, a.dtype, len(pieces) * a.piece, a.piece, statistics.median(ratios), min(ratios), max(ratios)))
         print("by processor time of the server: %.3f (%.3f..%.3f)" % (statistics.median(work), min(work), max(work)))
         print("resident MiB at the start and after each round: " + " ".join("%.0f" % m for m in memory))
 

@@ -341,6 +341,24 @@ static void floats_pack_as_little_endian(void **s) {
     assert_memory_equal(out, "\x80\x3f\x00\xc0", 4);
 }
 
+/* Many at once are what they are one by one: every half, what lies between it and the next, NaNs with all they carry. */
+static void many_halves_are_those_of_each(void **s) {
+    (void)s;
+    enum { N = 65536 };
+    float *x = malloc(N * sizeof *x);
+    uint8_t *out = malloc(2 * N);
+    assert_true(x && out);
+    for (uint32_t low = 0; low < 8; low++) {
+        static const uint32_t rest[] = {0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x800, 0x1800};
+        for (uint32_t i = 0; i < N; i++) x[i] = glia_float_from(i < 32768 ? i << 16 | rest[low] : glia_float_bits(glia_f16_to((uint16_t)(2 * i))) | rest[low]);
+        for (uint32_t i = 0; i < N; i += 3) x[i] = -x[i];
+        glia_pack_le(out, x, N - low, GLIA_F16);
+        for (uint32_t i = 0; i < N - low; i++) assert_int_equal(out[2 * i] | out[2 * i + 1] << 8, glia_f16_of(x[i]));
+    }
+    free(x);
+    free(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_committed_file_is_whole_and_hashed),
@@ -355,6 +373,7 @@ int main(void) {
         cmocka_unit_test(lying_headers_are_refused),
         cmocka_unit_test(failing_allocations_are_errors),
         cmocka_unit_test(floats_pack_as_little_endian),
+        cmocka_unit_test(many_halves_are_those_of_each),
     };
     return cmocka_run_group_tests(tests, test_make_dir, test_remove_dir);
 }
