@@ -120,7 +120,10 @@ static int reply_body(glia_job *j, glia_http_request *rq) {
     if (file) glia_whole_file_begin(j, w->text, &j->out, &bytes);
     while (!j->ended && !j->out.failed && j->out.n < AT_ONCE) glia_whole_fill(j);
     if (j->out.failed) return reply_no_memory(rq);
-    if (!j->ended) return (file ? glia_http_stream_sized(rq, 200, type, bytes) : glia_http_stream(rq, 200, type)) ? GLIA_HTTP_ABORT : 1;
+    if (!j->ended) {
+        glia_status st = file ? glia_http_stream_sized(rq, 200, type, bytes) : glia_http_stream(rq, 200, type);
+        return st ? GLIA_HTTP_ABORT : 1;
+    }
     size_t n;
     char *all = glia_buf_take(&j->out, &n);
     (void)glia_http_reply_take(rq, 200, type, all, n);
@@ -166,7 +169,8 @@ void glia_job_fix_param(const glia_job *j, glia_err *err) {
     }
     for (size_t i = 0; j->face->names && j->face->names[i][0]; i++) {
         const char *from = j->face->names[i][0], *at = strstr(err->param, from);
-        if (!at || (at != err->param && from[0] != '.') || !strchr(".[", at[strlen(from)])) continue; /* or at its end */
+        bool whole_name = at && strchr(".[", at[strlen(from)]); /* or at its end */
+        if (!whole_name || (at != err->param && from[0] != '.')) continue;
         (void)snprintf(name, sizeof name, "%.*s%s%s", (int)(at - err->param), err->param, j->face->names[i][1],
                        at + strlen(from));
         rename_param(err, name);
@@ -369,8 +373,8 @@ static glia_status parse_hooks(glia_job *j, yyjson_val *root, glia_err *err) {
     if (!st && use && j->may_hook && j->app->registered)
         st = glia_registered_get(j->app->registered, j->info.id, &doc, NULL, err);
     if (!st) {
-        st = glia_acts_parse(&j->acts, root, doc ? yyjson_doc_get_root(doc) : NULL, j->typed, j->info.n_layer, j->info.arch,
-                             err);
+        st = glia_acts_parse(&j->acts, root, doc ? yyjson_doc_get_root(doc) : NULL, j->typed, j->info.n_layer,
+                             j->info.arch, err);
     }
     yyjson_doc_free(doc);
     return st;

@@ -107,7 +107,8 @@ static void open_key(const glia_job *j, glia_body *w, glia_buf *b) {
 
 static void close_key(const glia_job *j, glia_body *w, glia_buf *b) {
     glia_buf_adds(b, "]");
-    while (w->hook < j->acts.n && j->acts.labels[w->hook].group == w->key) w->hook++; /* hooks of one key are neighbours */
+    /* hooks of one key are neighbours */
+    while (w->hook < j->acts.n && j->acts.labels[w->hook].group == w->key) w->hook++;
     w->in_key = false, w->key++;
 }
 
@@ -146,10 +147,8 @@ static bool add_piece(glia_job *j, glia_buf *b) {
 void glia_whole_activations(glia_buf *b, glia_job *j) {
     if (j->keep) glia_buf_addf(b, ",\"run\":\"%s\"", glia_keep_id(j));
     glia_buf_adds(b, ",\"activations\":{");
-    if (has_tensors(j))
-        while (!add_piece(j, b)) {}
-    else
-        j->body.split = b->n;
+    if (!has_tensors(j)) j->body.split = b->n;
+    while (has_tensors(j) && !add_piece(j, b)) {}
     glia_buf_adds(b, "}");
 }
 

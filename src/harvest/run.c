@@ -75,9 +75,9 @@ typedef struct run {
     size_t n_flights, first, in_flight;
     glia_piece next; /* read, not submitted yet; n == 0: none */
     bool data_ended;
-    bool ready;  /* what the folder holds is known: a manifest may be written */
+    bool ready;        /* what the folder holds is known: a manifest may be written */
     bool disk_is_slow; /* a shard was not written yet when the next one was full */
-    bool broken; /* a shard could not be written: nothing behind it may be sealed */
+    bool broken;       /* a shard could not be written: nothing behind it may be sealed */
     /* of what is committed, sealed or not */
     int64_t document;
     int32_t offset;

@@ -212,12 +212,15 @@ EACH void add_rows(glia_moments *m, const float *rows, size_t n, double *scratch
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static void add_rows_avx2(glia_moments *m, const float *rows, size_t n, double *scratch) {
+__attribute__((target("avx2"))) static void add_rows_avx2(glia_moments *m, const float *rows, size_t n,
+                                                          double *scratch) {
     add_rows(m, rows, n, scratch);
 }
 static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #else
-static void add_rows_avx2(glia_moments *m, const float *rows, size_t n, double *scratch) { add_rows(m, rows, n, scratch); }
+static void add_rows_avx2(glia_moments *m, const float *rows, size_t n, double *scratch) {
+    add_rows(m, rows, n, scratch);
+}
 static bool has_avx2(void) { return false; }
 #endif
 

@@ -350,7 +350,9 @@ static void many_halves_are_those_of_each(void **s) {
     assert_true(x && out);
     for (uint32_t low = 0; low < 8; low++) {
         static const uint32_t rest[] = {0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x800, 0x1800};
-        for (uint32_t i = 0; i < N; i++) x[i] = glia_float_from(i < 32768 ? i << 16 | rest[low] : glia_float_bits(glia_f16_to((uint16_t)(2 * i))) | rest[low]);
+        for (uint32_t i = 0; i < N; i++)
+            x[i] = glia_float_from(i < 32768 ? i << 16 | rest[low]
+                                             : glia_float_bits(glia_f16_to((uint16_t)(2 * i))) | rest[low]);
         for (uint32_t i = 0; i < N; i += 3) x[i] = -x[i];
         glia_pack_le(out, x, N - low, GLIA_F16);
         for (uint32_t i = 0; i < N - low; i++) assert_int_equal(out[2 * i] | out[2 * i + 1] << 8, glia_f16_of(x[i]));
