@@ -91,7 +91,7 @@ static const glia_frame *next_frame(glia_job *j, bool *failed) {
             w->at++;
             if (!c->rows[h].frame.n_rows) continue;
             const glia_frame *f = glia_act_rows_frame(&c->rows[h]);
-            *failed = !f;
+            if (!f) *failed = true;
             return f;
         }
     }
