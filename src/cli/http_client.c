@@ -33,15 +33,34 @@ static glia_status receive_all(int fd, glia_buf *b, glia_err *err) {
     }
 }
 
-/* Status and body out of a whole reply with Content-Length. */
+/* The chunks of a body joined, in place.  False: the last one is missing. */
+static bool join_chunks(char *p, size_t *n) {
+    for (size_t at = 0, out = 0;;) {
+        char *digits = p + at, *end, *line = memmem(digits, *n - at, "\r\n", 2);
+        unsigned long long k = line ? strtoull(digits, &end, 16) : 0;
+        if (!line || end == digits) return false;
+        at = (size_t)(line + 2 - p);
+        if (!k) {
+            *n = out;
+            return true;
+        }
+        if (*n - at < 2 || k > *n - at - 2) return false;
+        memmove(p + out, p + at, (size_t)k);
+        out += (size_t)k, at += (size_t)k + 2;
+    }
+}
+
+/* Status and body out of a whole reply, with its length or in chunks. */
 static glia_status split(glia_buf *b, int *status, glia_err *err) {
     char *end = b->p ? strstr(b->p, "\r\n\r\n") : NULL;
     if (!end || strncmp(b->p, "HTTP/1.1 ", 9) != 0) return glia_fail(err, GLIA_EIO, "this is no HTTP reply");
     *status = (int)strtol(b->p + 9, NULL, 10);
     *end = 0;
     const char *length = strcasestr(b->p, "\r\ncontent-length:");
+    bool chunked = strcasestr(b->p, "\r\ntransfer-encoding: chunked") != NULL;
     size_t n = b->n - (size_t)(end + 4 - b->p);
-    if (!length || strtoull(length + 17, NULL, 10) != n) return glia_fail(err, GLIA_EIO, "the reply is cut");
+    bool is_whole = chunked ? join_chunks(end + 4, &n) : length && strtoull(length + 17, NULL, 10) == n;
+    if (!is_whole) return glia_fail(err, GLIA_EIO, "the reply is cut");
     memmove(b->p, end + 4, n);
     b->p[b->n = n] = 0;
     return GLIA_OK;
