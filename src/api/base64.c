@@ -1,5 +1,6 @@
 /* api/base64.c — bytes as base64 and back: encode.h.  Pure; any thread; knows neither JSON nor HTTP. */
 #include "api/encode.h"
+#include "base/cpu.h"
 #include <pthread.h>
 #include <string.h>
 #if defined(__x86_64__)
@@ -38,10 +39,8 @@ __attribute__((target("avx2"))) static char *encode_avx2(char *p, const uint8_t 
     *bytes = s, *left = n;
     return p;
 }
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #else
 static char *encode_avx2(char *p, const uint8_t **bytes, size_t *left) { return (void)bytes, (void)left, p; }
-static bool has_avx2(void) { return false; }
 #endif
 
 /* ------------------------------------------------------------------ anywhere */
@@ -58,7 +57,7 @@ void glia_base64_add(glia_buf *b, const void *bytes, size_t n) {
     if (!n || !glia_buf_reserve(b, (n + 2) / 3 * 4)) return;
     (void)pthread_once(&once, fill_pairs);
     char *p = b->p + b->n;
-    if (n >= 28 && has_avx2()) p = encode_avx2(p, &s, &n);
+    if (n >= 28 && glia_cpu_avx2()) p = encode_avx2(p, &s, &n);
     for (; n >= 6; n -= 6, s += 6, p += 8) {
         uint32_t x = (uint32_t)s[0] << 16 | (uint32_t)s[1] << 8 | s[2],
                  y = (uint32_t)s[3] << 16 | (uint32_t)s[4] << 8 | s[5];

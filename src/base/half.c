@@ -1,7 +1,7 @@
 /* base/half.c — half-precision formats, bit by bit.  Pure; any thread. */
 #include "base/half.h"
+#include "base/cpu.h"
 #include <math.h>
-#include <stdbool.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -56,10 +56,8 @@ __attribute__((target("avx,f16c"))) static size_t pack_halves(uint8_t *out, cons
     }
     return i;
 }
-static bool has_halves(void) { return __builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx"); }
 #else
 static size_t pack_halves(uint8_t *out, const float *x, size_t n) { return (void)out, (void)x, (void)n, (size_t)0; }
-static bool has_halves(void) { return false; }
 #endif
 
 void glia_pack_le(uint8_t *out, const float *x, size_t n, glia_dtype d) {
@@ -69,7 +67,7 @@ void glia_pack_le(uint8_t *out, const float *x, size_t n, glia_dtype d) {
         return;
     }
 #endif
-    size_t done = d == GLIA_F16 && has_halves() ? pack_halves(out, x, n) : 0;
+    size_t done = d == GLIA_F16 && glia_cpu_f16c() ? pack_halves(out, x, n) : 0;
     out += 2 * done;
     for (size_t i = done; i < n; i++) {
         uint32_t u = d == GLIA_F32 ? glia_float_bits(x[i]) : d == GLIA_F16 ? glia_f16_of(x[i]) : glia_bf16_of(x[i]);

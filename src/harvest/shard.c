@@ -1,5 +1,6 @@
 /* harvest/shard.c — see shard.h. */
 #include "harvest/shard.h"
+#include "base/cpu.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "store/newfile.h"
@@ -216,16 +217,14 @@ __attribute__((target("avx2"))) static void add_rows_avx2(glia_moments *m, const
                                                           double *scratch) {
     add_rows(m, rows, n, scratch);
 }
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 #else
 static void add_rows_avx2(glia_moments *m, const float *rows, size_t n, double *scratch) {
     add_rows(m, rows, n, scratch);
 }
-static bool has_avx2(void) { return false; }
 #endif
 
 void glia_moments_add(glia_moments *m, const float *rows, size_t n, double *scratch) {
     if (!n) return;
-    if (has_avx2()) add_rows_avx2(m, rows, n, scratch);
+    if (glia_cpu_avx2()) add_rows_avx2(m, rows, n, scratch);
     else add_rows(m, rows, n, scratch);
 }

@@ -81,7 +81,7 @@ static void begin_writeback(glia_newfile *f) {
 static void go_direct(glia_newfile *f, bool on) {
     if (f->direct == on || (on && f->never_direct)) return;
     if (glia_io_direct(f->fd, on)) f->direct = on;
-    else f->never_direct = on;
+    else f->never_direct = true;
 }
 
 static bool write_through(glia_newfile *f, const unsigned char *p, size_t n) {

@@ -20,7 +20,7 @@ glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *er
 glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err);
 /* Before the first write: commit also writes checksums of the file's blocks beside it (checked.h, PATH.sums). */
 void glia_newfile_keep_sums(glia_newfile *f);
-/* Before the first write: blocks of 4 MiB go to the disk past the page cache, where the file system can.  Takes a third of the
+/* Before the first write: blocks of 4 MiB go to the disk past the page cache, where the file system can.  Takes half of the
  * processor's time and pushes out nothing that is read (a model's weights), but each block waits for the disk. */
 void glia_newfile_past_cache(glia_newfile *f);
 uint64_t glia_newfile_bytes(const glia_newfile *f); /* written so far */

@@ -43,6 +43,29 @@ def tiny(family="llama"):
     return os.path.join(TINY, family + ".gguf")
 
 
+def labels(entry):
+    """An entry of activations without its numbers and how they are written."""
+    return {k: v for k, v in entry.items() if k not in ("data", "indices", "encoding", "bytes", "indices_at", "tensor")}
+
+
+def packed(values, dtype):
+    """The bytes that a list of numbers stands for."""
+    while isinstance(values[0], list):
+        values = [x for part in values for x in part]
+    if dtype != "bfloat16":
+        return struct.pack("<%d%s" % (len(values), {"int32": "i", "float16": "e", "float32": "f"}[dtype]), *values)
+    four = struct.pack("<%df" % len(values), *values)
+    return b"".join(four[i + 2:i + 4] for i in range(0, len(four), 4))
+
+
+def raw(entry):
+    """The numbers of an entry as bytes, behind them the indices of a top-k."""
+    parts = [("data", entry["dtype"])] + ([("indices", "int32")] if "indices" in entry else [])
+    if entry["encoding"] == "base64":
+        return b"".join(base64.b64decode(entry[name]) for name, _ in parts)
+    return b"".join(packed(entry[name], dtype) for name, dtype in parts)
+
+
 class Server:
     """A running `glia serve`.  stop() checks that it ended by itself, with status 0 and no sanitizer report."""
 

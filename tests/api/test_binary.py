@@ -13,7 +13,7 @@ import tempfile
 import unittest
 
 import harness
-from harness import ApiTest
+from harness import ApiTest, labels, raw
 
 sys.path.insert(0, os.path.join(harness.SOURCE, "clients", "python"))
 import glia_frames  # noqa: E402
@@ -60,15 +60,6 @@ def from_base64():
     status, _, data = post(body(activation_format={"encoding": "base64"}), "application/json")
     assert status == 200, data
     return json.loads(data)
-
-
-def raw(entry):
-    data = base64.b64decode(entry["data"])
-    return data + (base64.b64decode(entry["indices"]) if "indices" in entry else b"")
-
-
-def labels(entry):
-    return {k: v for k, v in entry.items() if k not in ("data", "indices", "encoding", "bytes", "indices_at", "tensor")}
 
 
 class Frames(ApiTest):

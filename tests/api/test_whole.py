@@ -12,7 +12,7 @@ import time
 import unittest
 
 import harness
-from harness import ApiTest
+from harness import ApiTest, labels, raw
 
 sys.path.insert(0, os.path.join(harness.SOURCE, "clients", "python"))
 import glia_frames  # noqa: E402
@@ -68,32 +68,6 @@ def from_stream(request, path):
     return {k: [f for choice in sorted(v) for f in v[choice]] for k, v in got.items()}
 
 
-def numbers(entry, values, dtype):
-    """The bytes that a list of numbers stands for."""
-    while isinstance(values[0], list):
-        values = [x for part in values for x in part]
-    if dtype == "int32":
-        return struct.pack("<%di" % len(values), *values)
-    if dtype == "float16":
-        return struct.pack("<%de" % len(values), *values)
-    four = struct.pack("<%df" % len(values), *values)
-    return four if dtype == "float32" else b"".join(four[i + 2:i + 4] for i in range(0, len(four), 4))
-
-
-def raw(entry):
-    parts = [("data", entry["dtype"])] + ([("indices", "int32")] if "indices" in entry else [])
-    if entry["encoding"] == "base64":
-        return b"".join(base64.b64decode(entry[name]) for name, _ in parts)
-    return b"".join(numbers(entry, entry[name], dtype) for name, dtype in parts)
-
-
-LABELS = ("data", "indices", "encoding", "bytes", "indices_at", "tensor")
-
-
-def labels(entry):
-    return {k: v for k, v in entry.items() if k not in LABELS}
-
-
 class Whole(ApiTest):
     def check_same(self, reply, streamed):
         self.assertEqual(list(reply["activations"]), list(streamed))
@@ -133,7 +107,9 @@ class Whole(ApiTest):
         hooks = [h for h in EVERY if h.get("hook_id") != "p"]  # attention has a column for each position: other shapes
         apart = json.loads(post(body(hooks=hooks, activation_format={"encoding": "base64"}))[1])["activations"]
         merged = json.loads(post(body(hooks=hooks, activation_format={"encoding": "base64", "merge": True}))[1])
+        self.assertEqual(list(merged["activations"]), list(apart))
         for key, entries in merged["activations"].items():
+            self.assertTrue(entries, key)
             for entry in entries:
                 parts = [e for e in apart[key] if e["is_input"] == entry["is_input"]]
                 for name in ("data", "indices"):
