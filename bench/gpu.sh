@@ -10,6 +10,8 @@
 #           half of them, and all over two GPUs where there are two.  They run side by side; nothing is timed
 #   bench   what being ready for hooks costs, and what capturing costs (bench_tap), on the first GPU
 #   serve   bench/bench.py: Glia against llama-server, on the first GPU
+#   harvest (not unless asked) bench/bench_harvest.py: harvests to WORK's disk against plain prefill, on the first GPU and on the
+#           processor alone with a 135M-shaped model
 # OUT/log.txt gets all that is printed, OUT/serving.md the tables of the last step, OUT/logs.tar.gz what each
 # program said.
 #   WORK         build folder (default /tmp/glia-gpu); kept, so that a second run on the machine builds only what is new
@@ -93,7 +95,7 @@ link_one() { # program, its own object, other objects
 }
 link_all() {
     mkdir -p "$work/bin"
-    local libglia app tests="$work/o/unit_support.c.o $work/o/unit_reference.c.o" a="-lmicrohttpd -lz -lzstd -lsqlite3 -lopenblas -lwslay"
+    local libglia app tests="$work/o/unit_support.c.o $work/o/unit_reference.c.o" a="-lmicrohttpd -ldeflate -lzstd -lsqlite3 -lopenblas -lwslay"
     mapfile -t libglia < <(ls "$work"/o/{base,tap,engine,grammar}_*.o)
     mapfile -t app < <(ls "$work"/o/{analysis,lab,store,models,harvest,http,api,cli,yyjson}_*.o | grep -v cli_main.c)
     link_one bench_tap bench_bench_tap.c.o
@@ -195,6 +197,27 @@ main() {
         limit=${SERVE_LIMIT:-540} step serve python3 bench/bench.py --build "$work/bin" --tools "$work/bin" --model "$serve_model" \
             --gpu-layers $all --threads $threads --streams 1,4,8,16 --only servers,serving --out "$out/serving.md" ${SERVE_ARGS:-}
         grep "^bench:" "$work/log/serve" || true
+    fi
+
+    if wants harvest; then
+        export CUDA_VISIBLE_DEVICES=0 TMPDIR=$work
+        unset OMP_WAIT_POLICY
+        say "measuring harvests"
+        make_model "$work/small.gguf" --layers 30 --embd 576 --heads 9 --kv 3 --ff 1536 --tokenizer "$pack/vocab.gguf"
+        harvest() { # name, options
+            local name=$1
+            shift
+            step "$name" python3 bench/bench_harvest.py --glia "$work/bin/glia" "$@"
+            sed "s/^/$name: /" "$work/log/$name"
+        }
+        dd if=/dev/zero of="$work/disk" bs=4M count=512 conv=fsync 2>&1 | tail -1
+        rm -f "$work/disk"
+        cpu=(--model "$work/small.gguf" --rounds 5 --serve "--gpu-layers 0") gpu=(--model "$serve_model" --threads $threads --rounds 5)
+        harvest cpu-all-threads "${cpu[@]}" --tokens 65536
+        harvest cpu-two-spare "${cpu[@]}" --tokens 65536 --threads $(($(nproc) - 2))
+        harvest gpu-one-layer "${gpu[@]}" --tokens 65536 --points resid_pre@14 --serve "--gpu-layers $all"
+        harvest gpu-all-f16 "${gpu[@]}" --tokens 16384 --dtype float16 --serve "--gpu-layers $all"
+        harvest gpu-all-f32 "${gpu[@]}" --tokens 16384 --serve "--gpu-layers $all"
     fi
     tar -C "$work" -czf "$out/logs.tar.gz" log
     say "done"

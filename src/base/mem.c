@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 static _Thread_local size_t fault_countdown; /* 0: disarmed */
 static _Thread_local int fault_fired;
@@ -36,6 +39,26 @@ void glia_mem_large(void *p, size_t n) {
     if (p && to > from) (void)madvise((char *)p + (from - (uintptr_t)p), to - from, MADV_HUGEPAGE);
 #else
     (void)p, (void)n;
+#endif
+}
+
+void glia_copy_away(void *restrict to, const void *restrict from, size_t n) {
+#if defined(__SSE2__)
+    enum { VECTOR = sizeof(__m128i), LINE = 4 * VECTOR };
+    char *d = to;
+    const char *s = from;
+    size_t head = (VECTOR - (uintptr_t)d % VECTOR) % VECTOR;
+    if (head > n) head = n;
+    memcpy(d, s, head);
+    for (d += head, s += head, n -= head; n >= LINE; d += LINE, s += LINE, n -= LINE) {
+        __m128i line[4];
+        memcpy(line, s, sizeof line);
+        for (int i = 0; i < 4; i++) _mm_stream_si128((__m128i *)(void *)d + i, line[i]);
+    }
+    memcpy(d, s, n);
+    _mm_sfence(); /* such stores may be seen late by other threads: not behind a lock that is given back after this */
+#else
+    memcpy(to, from, n);
 #endif
 }
 

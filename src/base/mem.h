@@ -15,6 +15,9 @@ void *glia_memdup(const void *p, size_t n);  /* n = 0 or p = NULL: NULL */
 /* p[0 .. n) will be filled soon: where the system can, by pages of 2 MiB, whose first touch costs a fraction.  A hint. */
 void glia_mem_large(void *p, size_t n);
 
+/* memcpy of what nobody reads soon: it goes past the processor's caches, in half of the time, and pushes nothing out of them. */
+void glia_copy_away(void *to, const void *from, size_t n);
+
 /* Fault injection: the n-th allocation from now on (1-based) of this thread fails once.  0 disarms.  For tests. */
 void glia_fault_arm(size_t n);
 int glia_fault_fired(void);

@@ -31,7 +31,7 @@ static size_t own_flags(harvest_options *h, flag *t) {
     t[n++] = (flag){"--positions", FLAG_CHOICE, &h->positions, "all|last", "rows of each piece (all)", 0, 0, positions};
     t[n++] =
         (flag){"--window", FLAG_INT, &h->window, "N", "longest piece of a document (the context)", 1, 1 << 24, NULL};
-    t[n++] = (flag){"--shard-size", FLAG_SIZE, &h->shard_bytes, "SIZE", "bytes of a shard (256M)", 0, 0, NULL};
+    t[n++] = (flag){"--shard-size", FLAG_SIZE, &h->shard_bytes, "SIZE", "bytes of a shard (128M)", 0, 0, NULL};
     t[n++] = (flag){"--max-bytes", FLAG_SIZE, &h->max_bytes, "SIZE", "stop before the shards grow larger", 0, 0, NULL};
     t[n++] = (flag){"--max-tokens", FLAG_INT, &h->max_tokens, "N", "stop behind so many tokens", 1, INT32_MAX, NULL};
     t[n++] = (flag){

@@ -34,7 +34,7 @@ typedef struct glia_harvest_params {
     uint64_t projection_seed;
     glia_dtype dtype;
     int32_t window;        /* most tokens of a piece; 0: the context */
-    uint64_t shard_bytes;  /* 0: 256 MiB */
+    uint64_t shard_bytes;  /* 0: 128 MiB */
     uint64_t max_bytes;    /* stop before the shards grow beyond; 0: no limit */
     uint64_t max_tokens;   /* stop behind the piece that reaches it; 0: no limit */
     glia_run_writer *writer; /* the run of the catalogue that this harvest is, recorded at every seal; NULL: none */

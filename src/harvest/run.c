@@ -31,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DEFAULT_SHARD = 256 << 20, PATIENCE_MS = 100 };
+enum { DEFAULT_SHARD = 128 << 20, PATIENCE_MS = 100 };
 static const int64_t last_position = -1;
 
 typedef struct flight { /* one request under way */

@@ -52,7 +52,9 @@ void glia_shard_add(glia_shard *s, size_t c, const float *rows, size_t n) {
     glia_column *col = &s->columns[c];
     size_t row = (size_t)col->width * glia_dtype_bytes(s->dtype);
     if (s->rows + col->pending + n > s->capacity) return; /* seen by commit */
-    glia_pack_le(col->data + (s->rows + col->pending) * row, rows, n * (size_t)col->width, s->dtype);
+    uint8_t *to = col->data + (s->rows + col->pending) * row;
+    if (s->dtype == GLIA_F32 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__) glia_copy_away(to, rows, n * row);
+    else glia_pack_le(to, rows, n * (size_t)col->width, s->dtype);
     col->pending += n;
 }
 
@@ -168,45 +170,68 @@ void glia_moments_clear(glia_moments *m) {
     *m = (glia_moments){0};
 }
 
-/* Four at a time, which compilers put side by side: in one chain of additions each would wait for the last.  Where there is AVX2
- * the four are one register: the same additions in the same order. */
+/* Four channels are one vector, which AVX2 has in a register and other processors in two: the same additions in the same order.
+ * Four rows go in together, so that sums are loaded and stored once for all of them. */
 #define EACH static inline __attribute__((always_inline))
+enum { LANES = 4, ROWS_AT_ONCE = 4 };
+typedef double four __attribute__((vector_size(LANES * sizeof(double))));
+typedef float four_f32 __attribute__((vector_size(LANES * sizeof(float))));
 
-/* A row into the sums of its channels; returns the sum of its squares. */
-EACH double add_row(double *restrict sum, const float *restrict x, size_t d) {
-    double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+/* n rows (1 to 4) of d channels.  sum, squares: [d] of deviations from `from`, and of their squares.  norm2: [n] out, the
+ * sums of the rows' squares. */
+EACH void add_deviations(double *restrict sum, double *restrict squares, const double *restrict from,
+                         const float *restrict rows, size_t n, size_t d, double *restrict norm2) {
+    four norms[ROWS_AT_ONCE] = {{0}};
     size_t i = 0;
-    for (; i + 4 <= d; i += 4) {
-        double a = (double)x[i], b = (double)x[i + 1], c = (double)x[i + 2], e = (double)x[i + 3];
-        sum[i] += a, sum[i + 1] += b, sum[i + 2] += c, sum[i + 3] += e;
-        s0 += a * a, s1 += b * b, s2 += c * c, s3 += e * e;
+    for (; i + LANES <= d; i += LANES) {
+        four s, q, f;
+        memcpy(&s, sum + i, sizeof s);
+        memcpy(&q, squares + i, sizeof q);
+        memcpy(&f, from + i, sizeof f);
+        for (size_t r = 0; r < n; r++) {
+            four_f32 narrow;
+            memcpy(&narrow, rows + r * d + i, sizeof narrow);
+            four x = __builtin_convertvector(narrow, four), deviation = x - f;
+            s += deviation, q += deviation * deviation, norms[r] += x * x;
+        }
+        memcpy(sum + i, &s, sizeof s);
+        memcpy(squares + i, &q, sizeof q);
     }
-    for (; i < d; i++) sum[i] += (double)x[i], s0 += (double)x[i] * (double)x[i];
-    return (s0 + s2) + (s1 + s3);
+    for (size_t r = 0; r < n; r++) norm2[r] = (norms[r][0] + norms[r][2]) + (norms[r][1] + norms[r][3]);
+    for (; i < d; i++) {
+        for (size_t r = 0; r < n; r++) {
+            double x = (double)rows[r * d + i], deviation = x - from[i];
+            sum[i] += deviation, squares[i] += deviation * deviation, norm2[r] += x * x;
+        }
+    }
 }
 
-EACH void add_deviations(double *restrict m2, const double *restrict mean, const float *restrict x, size_t d) {
-    size_t i = 0;
-    for (; i + 4 <= d; i += 4) {
-        for (size_t k = 0; k < 4; k++) m2[i + k] += ((double)x[i + k] - mean[i + k]) * ((double)x[i + k] - mean[i + k]);
-    }
-    for (; i < d; i++) m2[i] += ((double)x[i] - mean[i]) * ((double)x[i] - mean[i]);
-}
-
-EACH void add_rows(glia_moments *m, const float *rows, size_t n, double *scratch) {
-    size_t d = (size_t)m->width;
-    double *mean = scratch, *m2 = scratch + d, k = (double)n, total = (double)m->count + k;
-    memset(scratch, 0, 2 * d * sizeof *scratch);
+EACH void add_norms(glia_moments *m, const double *norm2, size_t n) {
     for (size_t r = 0; r < n; r++) {
-        double norm = sqrt(add_row(mean, rows + r * d, d));
+        double norm = sqrt(norm2[r]);
         m->norm_sum += norm;
         if (norm > m->norm_max) m->norm_max = norm;
     }
-    for (size_t i = 0; i < d; i++) mean[i] /= k;
-    for (size_t r = 0; r < n; r++) add_deviations(m2, mean, rows + r * d, d);
+}
+
+/* One pass: deviations are from the mean so far (from the first row, if there is none), which is near enough to that of
+ * these rows for the difference of squares to be exact to a few units of the last place. */
+EACH void add_rows(glia_moments *m, const float *rows, size_t n, double *scratch) {
+    size_t d = (size_t)m->width, r = 0;
+    double *sum = scratch, *squares = scratch + d, k = (double)n, total = (double)m->count + k, norm2[ROWS_AT_ONCE];
+    memset(scratch, 0, 2 * d * sizeof *scratch);
+    for (size_t i = 0; i < d && !m->count; i++) m->mean[i] = (double)rows[i];
+    for (; r + ROWS_AT_ONCE <= n; r += ROWS_AT_ONCE) {
+        add_deviations(sum, squares, m->mean, rows + r * d, ROWS_AT_ONCE, d, norm2);
+        add_norms(m, norm2, ROWS_AT_ONCE);
+    }
+    for (; r < n; r++) {
+        add_deviations(sum, squares, m->mean, rows + r * d, 1, d, norm2);
+        add_norms(m, norm2, 1);
+    }
     for (size_t i = 0; i < d; i++) {
-        double delta = mean[i] - m->mean[i];
-        m->m2[i] += m2[i] + delta * delta * ((double)m->count * k / total);
+        double delta = sum[i] / k, m2 = squares[i] - sum[i] * delta;
+        m->m2[i] += (m2 > 0 ? m2 : 0) + delta * delta * ((double)m->count * k / total);
         m->mean[i] += delta * (k / total);
     }
     m->count += n;

@@ -113,7 +113,7 @@ static bool write_pieces(glia_newfile *f, const unsigned char *p, size_t n) {
         if (f->past_cache && k > STAGE - f->n_staged) k = STAGE - f->n_staged;
         if (f->keep_sums) glia_block_sums_add(&f->sums, p, k);
         if (!f->past_cache && !write_through(f, p, k)) return false;
-        if (f->past_cache) memcpy(f->stage + f->n_staged, p, k), f->n_staged += k;
+        if (f->past_cache) glia_copy_away(f->stage + f->n_staged, p, k), f->n_staged += k;
         f->bytes += k, p += k, n -= k;
         if (f->n_staged == STAGE && !flush(f)) return false;
     }

@@ -127,6 +127,22 @@ static void points_have_names_and_meanings(void **s) {
 }
 
 /* What is handed to another process can be neither changed nor resized, by nobody. */
+static void a_copy_past_the_caches_is_a_copy(void **s) {
+    (void)s;
+    enum { MOST = 300, EDGE = 32 };
+    unsigned char from[MOST + 2 * EDGE], to[MOST + 2 * EDGE], expected[MOST + 2 * EDGE];
+    for (size_t i = 0; i < sizeof from; i++) from[i] = (unsigned char)(i * 37 + 11);
+    for (size_t n = 0; n <= MOST; n++) {
+        for (size_t at = 0; at < EDGE; at++) {
+            memset(to, 0xaa, sizeof to);
+            memset(expected, 0xaa, sizeof expected);
+            memcpy(expected + at, from + (at * 7 + n) % EDGE, n);
+            glia_copy_away(to + at, from + (at * 7 + n) % EDGE, n);
+            assert_memory_equal(to, expected, sizeof to);
+        }
+    }
+}
+
 static void sealed_memory_stays_as_it_is(void **s) {
     (void)s;
     int fd = glia_io_memory("test");
@@ -159,7 +175,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_status_has_a_wire_form),   cmocka_unit_test(messages_are_one_printable_line),
         cmocka_unit_test(utf8_follows_rfc_3629),          cmocka_unit_test(buffer_remembers_a_failed_append),
-        cmocka_unit_test(whole_numbers_are_written_in_decimal),
+        cmocka_unit_test(whole_numbers_are_written_in_decimal), cmocka_unit_test(a_copy_past_the_caches_is_a_copy),
         cmocka_unit_test(points_have_names_and_meanings), cmocka_unit_test(sealed_memory_stays_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -648,6 +648,31 @@ static void statistics_are_those_of_all_rows_however_they_come(void **s) {
     }
 }
 
+/* The first position of many models lies a thousand times farther out than all others, and some channels never change. */
+static void statistics_survive_a_first_row_far_from_the_others(void **s) {
+    (void)s;
+    enum { ROWS = 200, D = 6 };
+    static float x[ROWS * D];
+    double scratch[2 * D];
+    glia_moments all;
+    for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)((double)(i * 2654435761u % 1000003) / 1e6);
+    for (size_t i = 0; i < D; i++) x[i] = (float)(i % 2 ? -15000.25 : 9000.5);
+    for (size_t r = 0; r < ROWS; r++) x[r * D + 4] = 0.1f, x[r * D + 5] = r < 4 ? 3.0f : 0.3f;
+    assert_int_equal(glia_moments_init(&all, D, NULL), GLIA_OK);
+    glia_moments_add(&all, x, 4, scratch);
+    glia_moments_add(&all, x + 4 * D, 7, scratch);
+    glia_moments_add(&all, x + 11 * D, ROWS - 11, scratch);
+    for (size_t i = 0; i < D; i++) {
+        long double mean = 0, ss = 0;
+        for (size_t r = 0; r < ROWS; r++) mean += (long double)x[r * D + i] / ROWS;
+        for (size_t r = 0; r < ROWS; r++) ss += (x[r * D + i] - mean) * (x[r * D + i] - mean);
+        is_near(all.mean[i], mean);
+        if (i == 4) assert_true(all.m2[i] == 0);
+        else is_near(all.m2[i], ss);
+    }
+    glia_moments_clear(&all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_and_labels_are_those_of_single_requests),
@@ -663,6 +688,7 @@ int main(void) {
         cmocka_unit_test(a_piece_may_fill_the_context),
         cmocka_unit_test(statistics_alone_need_no_shards),
         cmocka_unit_test(statistics_are_those_of_all_rows_however_they_come),
+        cmocka_unit_test(statistics_survive_a_first_row_far_from_the_others),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
