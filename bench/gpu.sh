@@ -212,12 +212,12 @@ main() {
         }
         dd if=/dev/zero of="$work/disk" bs=4M count=512 conv=fsync 2>&1 | tail -1
         rm -f "$work/disk"
-        cpu=(--model "$work/small.gguf" --rounds 5 --serve "--gpu-layers 0") gpu=(--model "$serve_model" --threads $threads --rounds 5)
-        harvest cpu-all-threads "${cpu[@]}" --tokens 65536
-        harvest cpu-two-spare "${cpu[@]}" --tokens 65536 --threads $(($(nproc) - 2))
-        harvest gpu-one-layer "${gpu[@]}" --tokens 65536 --points resid_pre@14 --serve "--gpu-layers $all"
+        gpu=(--model "$serve_model" --threads $threads --rounds 3)
+        harvest gpu-one-layer "${gpu[@]}" --tokens 131072 --points resid_pre@14 --serve "--gpu-layers $all"
         harvest gpu-all-f16 "${gpu[@]}" --tokens 16384 --dtype float16 --serve "--gpu-layers $all"
         harvest gpu-all-f32 "${gpu[@]}" --tokens 16384 --serve "--gpu-layers $all"
+        export CUDA_VISIBLE_DEVICES= # else CUDA takes large products of the processor's layers
+        harvest cpu --model "$work/small.gguf" --rounds 3 --tokens 32768
     fi
     tar -C "$work" -czf "$out/logs.tar.gz" log
     say "done"

@@ -22,7 +22,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,9 +46,8 @@ typedef struct sealing { /* what the writer thread works on */
     const char *folder;
     glia_run_writer *writer;
     size_t n;
-    bool started, statistics_only, past_cache;
+    bool started, statistics_only;
     pthread_t thread;
-    atomic_bool ended;
     glia_status status;
     glia_err err;
 } sealing;
@@ -76,7 +74,6 @@ typedef struct run {
     glia_piece next; /* read, not submitted yet; n == 0: none */
     bool data_ended;
     bool ready;        /* what the folder holds is known: a manifest may be written */
-    bool disk_is_slow; /* a shard was not written yet when the next one was full */
     bool broken;       /* a shard could not be written: nothing behind it may be sealed */
     /* of what is committed, sealed or not */
     int64_t document;
@@ -443,7 +440,7 @@ static glia_status seal(sealing *s, glia_err *err) {
     if (s->rows.rows && !s->statistics_only) {
         (void)snprintf(shard.file, sizeof shard.file, "shard-%05zu.safetensors", m->n_shards + 1);
         if ((st = path_in(path, sizeof path, s->folder, shard.file, err))) return st;
-        if ((st = glia_shard_seal(&s->rows, path, s->past_cache, shard.sha256, &shard.bytes, err))) return st;
+        if ((st = glia_shard_seal(&s->rows, path, shard.sha256, &shard.bytes, err))) return st;
         if ((st = glia_manifest_add_shard(m, &shard, err))) return st;
         m->bytes += shard.bytes;
     }
@@ -468,7 +465,6 @@ static glia_status seal(sealing *s, glia_err *err) {
 static void *seal_thread(void *ud) {
     sealing *s = ud;
     s->status = seal(s, &s->err);
-    atomic_store(&s->ended, true);
     return NULL;
 }
 
@@ -492,7 +488,6 @@ static glia_status sealed(run *r, glia_err *err) {
 /* Hand what is committed to the writer thread.  complete: the data has ended. */
 static glia_status hand_over(run *r, bool complete, glia_err *err) {
     sealing *s = &r->sealing;
-    r->disk_is_slow |= s->started && !atomic_load(&s->ended);
     glia_status st = sealed(r, err);
     if (st) return st;
     glia_manifest *m = &r->m;
@@ -511,9 +506,6 @@ static glia_status hand_over(run *r, bool complete, glia_err *err) {
     s->rows = r->shard, r->shard = (glia_shard){0};
     s->manifest = m, s->folder = r->p->out, s->n = r->n, s->statistics_only = r->p->statistics_only;
     s->writer = r->p->writer;
-    /* the model wants the processor, unless the disk is what it waits for, or nothing is left to compute */
-    s->past_cache = r->in_flight && !r->disk_is_slow;
-    atomic_store(&s->ended, false);
     r->bytes_open = 0;
     if (pthread_create(&s->thread, NULL, seal_thread, s)) {
         glia_shard_clear(&s->rows);

@@ -140,12 +140,12 @@ static glia_status write_all(const glia_shard *s, glia_newfile *f, glia_err *err
     return st;
 }
 
-glia_status glia_shard_seal(const glia_shard *s, const char *path, bool past_cache, char sha256[GLIA_SHA256_HEX],
-                            uint64_t *bytes, glia_err *err) {
+glia_status glia_shard_seal(const glia_shard *s, const char *path, char sha256[GLIA_SHA256_HEX], uint64_t *bytes,
+                            glia_err *err) {
     glia_newfile *f;
     glia_status st = glia_newfile_open(&f, path, err);
     if (!st) glia_newfile_keep_sums(f);
-    if (!st && past_cache) glia_newfile_past_cache(f);
+    if (!st) glia_newfile_past_cache(f);
     if (!st) st = write_all(s, f, err);
     if (!st) *bytes = glia_newfile_bytes(f);
     if (!st) st = glia_newfile_commit(f, sha256, err);

@@ -42,7 +42,7 @@ void glia_shard_drop(glia_shard *s);
 void glia_shard_empty(glia_shard *s); /* no rows, the same memory */
 
 /* Write all committed rows as a safetensors file, whole or not at all. */
-glia_status glia_shard_seal(const glia_shard *s, const char *path, bool past_cache, char sha256[GLIA_SHA256_HEX], uint64_t *bytes,
+glia_status glia_shard_seal(const glia_shard *s, const char *path, char sha256[GLIA_SHA256_HEX], uint64_t *bytes,
                             glia_err *err);
 
 /* -- statistics: over rows, in double.  Pieces are merged by Chan, Golub and LeVeque, "Updating formulae and a pairwise

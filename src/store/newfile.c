@@ -4,7 +4,7 @@
 #include "base/io.h"
 #include "base/mem.h"
 #include "store/checked.h"
-#include "store/hasher.h"
+#include "store/helper.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,20 +12,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { STAGE = 4 << 20, ALIGN = 4096 };
+enum { STAGE = 4 << 20, N_STAGES = 2, ALIGN = 2 << 20 }; /* whole large pages, which are quick to hand to a disk */
 
 struct glia_newfile {
     char *path, *part, *folder;
     int fd;
     bool made, committed, keep_sums;
     uint64_t bytes;           /* taken */
-    uint64_t in_file, handed; /* of these, in the file; on their way from there to the disk */
+    uint64_t in_file, handed; /* of these, in the file; on their way from there to the disk.  The writer's */
     bool past_cache;
-    bool direct, never_direct; /* the descriptor goes past the page cache now; it cannot */
-    char *memory;              /* of the stage; NULL until it is needed */
-    char *stage;               /* past_cache: [STAGE] aligned, the first n_staged bytes wait there */
-    size_t n_staged;
-    glia_hasher *hash;
+    /* past_cache: one stage is filled while the other is on its way, in the writer's hands */
+    char *memory;     /* of the stages; NULL until they are needed */
+    char *stages;     /* [N_STAGES, STAGE] aligned */
+    size_t filling;   /* which one */
+    size_t n_staged;  /* bytes in it */
+    glia_helper *writer;
+    bool direct, never_direct; /* the writer's: the descriptor goes past the page cache now; it cannot */
+    glia_sha256 *hash;
+    glia_helper *hasher;
     glia_block_sums sums;
 };
 
@@ -46,13 +50,18 @@ static bool name_parts(glia_newfile *f, const char *path) {
     return true;
 }
 
+static bool hash_piece(void *ud, const void *p, size_t n) {
+    glia_newfile *f = ud;
+    return glia_sha256_add(f->hash, p, n);
+}
+
 glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *err) {
     glia_status st = GLIA_OK;
     *out = NULL;
     glia_newfile *f = glia_calloc(1, sizeof *f);
     if (!f) return glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
     f->fd = -1;
-    if (!name_parts(f, path) || !(f->hash = glia_hasher_new())) {
+    if (!name_parts(f, path) || !(f->hash = glia_sha256_new()) || !(f->hasher = glia_helper_new(hash_piece, f))) {
         st = glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
     } else if ((f->fd = glia_io_open(f->part, O_WRONLY | O_CREAT | O_TRUNC, 0666)) < 0) {
         st = io_failed(err, "create", f->part);
@@ -91,18 +100,33 @@ static bool write_through(glia_newfile *f, const unsigned char *p, size_t n) {
     return true;
 }
 
-/* The stage into the file.  Full ones lie on whole blocks there, the last one rarely does. */
-static bool flush(glia_newfile *f) {
-    go_direct(f, f->n_staged == STAGE);
-    bool ok = glia_io_write(f->fd, f->stage, f->n_staged);
+/* A stage into the file: the writer's work.  Full ones lie on whole blocks there, the last one rarely does. */
+static bool write_stage(void *ud, const void *p, size_t n) {
+    glia_newfile *f = ud;
+    go_direct(f, n == STAGE);
+    bool ok = glia_io_write(f->fd, p, n);
     if (!ok && f->direct && errno == EINVAL) { /* larger blocks than these, or never past the cache */
         f->never_direct = true;
         go_direct(f, false);
-        ok = lseek(f->fd, (off_t)f->in_file, SEEK_SET) >= 0 && glia_io_write(f->fd, f->stage, f->n_staged);
+        ok = lseek(f->fd, (off_t)f->in_file, SEEK_SET) >= 0 && glia_io_write(f->fd, p, n);
     }
-    f->in_file += f->n_staged, f->n_staged = 0;
+    if (!ok) return false;
+    f->in_file += n;
     begin_writeback(f);
-    return ok;
+    return true;
+}
+
+/* The stage that is filled, on its way once the one before has arrived. */
+static bool send_stage(glia_newfile *f) {
+    if (!glia_helper_end(f->writer)) return false;
+    glia_helper_begin(f->writer, f->stages + f->filling * STAGE, f->n_staged);
+    f->filling = (f->filling + 1) % N_STAGES, f->n_staged = 0;
+    return true;
+}
+
+/* All that was taken is in the file. */
+static bool settle(glia_newfile *f) {
+    return !f->writer || ((!f->n_staged || send_stage(f)) && glia_helper_end(f->writer));
 }
 
 /* In pieces that stay in the processor's cache from the checksum to the copy. */
@@ -113,27 +137,28 @@ static bool write_pieces(glia_newfile *f, const unsigned char *p, size_t n) {
         if (f->past_cache && k > STAGE - f->n_staged) k = STAGE - f->n_staged;
         if (f->keep_sums) glia_block_sums_add(&f->sums, p, k);
         if (!f->past_cache && !write_through(f, p, k)) return false;
-        if (f->past_cache) glia_copy_away(f->stage + f->n_staged, p, k), f->n_staged += k;
+        if (f->past_cache) glia_copy_away(f->stages + f->filling * STAGE + f->n_staged, p, k), f->n_staged += k;
         f->bytes += k, p += k, n -= k;
-        if (f->n_staged == STAGE && !flush(f)) return false;
+        if (f->n_staged == STAGE && !send_stage(f)) return false;
     }
     return true;
 }
 
-static bool make_stage(glia_newfile *f) {
-    if (!f->past_cache || f->memory) return true;
-    if (!(f->memory = glia_malloc(STAGE + ALIGN))) return false;
-    f->stage = f->memory + (ALIGN - (uintptr_t)f->memory % ALIGN) % ALIGN;
-    return true;
+static bool make_stages(glia_newfile *f) {
+    if (!f->past_cache || f->writer) return true;
+    if (!f->memory && !(f->memory = glia_malloc(N_STAGES * STAGE + ALIGN))) return false;
+    f->stages = f->memory + (ALIGN - (uintptr_t)f->memory % ALIGN) % ALIGN;
+    glia_mem_large(f->stages, N_STAGES * STAGE);
+    return (f->writer = glia_helper_new(write_stage, f)) != NULL;
 }
 
 glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err) {
     if (!n) return GLIA_OK;
-    if (!make_stage(f)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
-    glia_hasher_begin(f->hash, p, n); /* takes longer than all the rest */
+    if (!make_stages(f)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a file");
+    glia_helper_begin(f->hasher, p, n); /* takes longer than all the rest */
     bool written = write_pieces(f, p, n);
     int e = errno;
-    bool hashed = glia_hasher_end(f->hash);
+    bool hashed = glia_helper_end(f->hasher);
     errno = e;
     if (!written) return io_failed(err, "write", f->part);
     return hashed ? GLIA_OK : glia_fail(err, GLIA_EINTERNAL, "cannot hash %s", f->part);
@@ -171,8 +196,8 @@ static glia_status commit_sums(const glia_newfile *f, glia_err *err) {
 glia_status glia_newfile_commit(glia_newfile *f, char sha256[GLIA_SHA256_HEX], glia_err *err) {
     glia_status st = f->keep_sums ? commit_sums(f, err) : GLIA_OK;
     if (st) return st;
-    if (sha256 && !glia_hasher_hex(f->hash, sha256)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
-    if ((f->n_staged && !flush(f)) || !glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
+    if (sha256 && !glia_sha256_hex(f->hash, sha256)) return glia_fail(err, GLIA_ENOMEM, "out of memory for a checksum");
+    if (!settle(f) || !glia_io_sync(f->fd)) return io_failed(err, "write", f->part);
     int fd = f->fd;
     f->fd = -1;
     if (close(fd)) return io_failed(err, "close", f->part);
@@ -184,9 +209,11 @@ glia_status glia_newfile_commit(glia_newfile *f, char sha256[GLIA_SHA256_HEX], g
 
 void glia_newfile_free(glia_newfile *f) {
     if (!f) return;
+    glia_helper_free(f->hasher);
+    glia_helper_free(f->writer); /* before its descriptor is closed */
     if (f->fd >= 0) (void)close(f->fd);
     if (f->made && !f->committed) (void)unlink(f->part);
-    glia_hasher_free(f->hash);
+    glia_sha256_free(f->hash);
     glia_free(f->memory);
     glia_block_sums_clear(&f->sums);
     glia_free(f->path);

@@ -1,7 +1,7 @@
 /* store/newfile.h — a file that exists whole or not at all.
  *
  * Owns a temporary file beside the final path (".NAME.part") until commit renames it.  One thread at a time; large
- * writes start another one, which hashes (hasher.h).
+ * writes start others, which hash and, past the cache, write (helper.h).
  * Knows neither formats, models nor HTTP.
  *
  *   open ──write*──► written ──commit──► at its path, on stable storage
@@ -20,8 +20,9 @@ glia_status glia_newfile_open(glia_newfile **out, const char *path, glia_err *er
 glia_status glia_newfile_write(glia_newfile *f, const void *p, size_t n, glia_err *err);
 /* Before the first write: commit also writes checksums of the file's blocks beside it (checked.h, PATH.sums). */
 void glia_newfile_keep_sums(glia_newfile *f);
-/* Before the first write: blocks of 4 MiB go to the disk past the page cache, where the file system can.  Takes half of the
- * processor's time and pushes out nothing that is read (a model's weights), but each block waits for the disk. */
+/* Before the first write: blocks of 4 MiB go to the disk past the page cache, where the file system can, one while the next
+ * is made.  Takes half of the processor's time and pushes out nothing that is read (a model's weights); for files of many
+ * blocks.  A write may then tell of the failure of the one before. */
 void glia_newfile_past_cache(glia_newfile *f);
 uint64_t glia_newfile_bytes(const glia_newfile *f); /* written so far */
 /* sha256: of all bytes, may be NULL.  After a failure the path is as it was before (or already whole, when only the
