@@ -552,6 +552,8 @@ typedef struct glia_request_params {
     const glia_edit *edits;
     size_t n_edits;
     bool no_cache;         /* recompute the whole prompt */
+    double busy_beside;    /* processors that the caller keeps busy with what this request gives it, 0 and up: a model that
+                            * takes them all computes sooner with so many fewer, where each is worth less than that */
     glia_speculate speculate;
     int32_t guess_most;    /* tokens guessed at once, at most 32; 0: 8 */
     const int32_t *predicted; /* [n_predicted] what the answer is expected to be: guesses come from it first */

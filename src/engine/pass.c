@@ -4,6 +4,7 @@
 #include "engine/worker.h"
 #include "base/err.h"
 #include "base/log.h"
+#include <math.h>
 #include <stdio.h>
 
 /* llama_decode, and the tap told of it: of the cells it fills, and where the state of the batch's first sequence stood
@@ -161,6 +162,25 @@ static int32_t run_batch(glia_worker *w, glia_tap_result *tapped, char why[160])
     return rc;
 }
 
+/* A thread that has to share its processor is late at the end of every operation, and all others wait for it: the whole
+ * model loses what the caller takes of one processor.  With a thread less it loses that thread's part. */
+int32_t glia_pass_threads(int32_t threads, int32_t processors, double beside) {
+    if (threads < processors || !(beside * threads > 1)) return threads;
+    return beside < threads - 1 ? threads - (int32_t)ceil(beside) : 1;
+}
+
+static void set_threads(glia_worker *w) {
+    double beside = 0;
+    for (int32_t i = 0; i < w->n_slots; i++) {
+        const glia_slot *s = &w->slots[i];
+        if (s->n_rows && s->req->busy_beside > beside) beside = s->req->busy_beside;
+    }
+    int32_t n = glia_pass_threads(w->m->params.n_threads, w->n_processors, beside);
+    if (n == w->n_threads) return;
+    llama_set_n_threads(w->ctx, n, n);
+    w->n_threads = n;
+}
+
 /* Run the batch and hand out what came of it. */
 void glia_worker_pass(glia_worker *w) {
     char why[160] = "";
@@ -174,6 +194,7 @@ void glia_worker_pass(glia_worker *w) {
             return;
         }
     }
+    set_threads(w);
     int32_t rc = run_batch(w, &tapped, why);
     if (rc == 2) { /* someone left: the others run again without it */
         undo(w);

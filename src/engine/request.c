@@ -431,6 +431,7 @@ glia_status glia_request_new(glia_request **out, const glia_request_params *p, c
     r->pages = l->pages ? glia_pages_ref(l->pages) : NULL;
     r->limit = l->event_bytes, r->max_tokens = max_tokens, r->n_prompt = (int32_t)p->n_prompt;
     r->prompt_chunk = p->prompt_chunk ? p->prompt_chunk : INT32_MAX;
+    r->busy_beside = p->busy_beside;
     r->no_cache = p->no_cache, r->want_progress = p->want_progress, r->whole_reply = p->whole_reply;
     r->prompt_logprobs = p->prompt_logprobs && p->sampling.n_logprobs >= 0;
     r->first_wanted = r->prompt_logprobs ? 0 : r->n_prompt;

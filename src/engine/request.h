@@ -91,6 +91,7 @@ struct glia_request {
     int32_t n_predicted;
     int32_t priority;
     glia_tuning tuning;
+    double busy_beside;
     uint64_t passed_over; /* the look at the inbox in which memory kept it waiting.  The engine's */
     bool no_cache, want_progress, whole_reply, prompt_logprobs;
     bool wants_columns;   /* some hook's columns are positions: the cache's cells must be known */

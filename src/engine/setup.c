@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/atlas_cache.h"
+#include <unistd.h>
 
 /* Runs on compute threads between nodes: must be cheap and only read. */
 static bool on_abort(void *ud) {
@@ -101,7 +102,9 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     glia_worker *w = *out = NULL;
     glia_err hook_err = {0};
     if (!(w = glia_calloc(1, sizeof *w))) goto done;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
     w->m = m, w->n_slots = m->params.n_parallel, w->n_batch = m->params.n_batch;
+    w->n_threads = m->params.n_threads, w->n_processors = processors > 0 && processors < 65536 ? (int32_t)processors : 1;
     w->slots = glia_calloc((size_t)w->n_slots, sizeof *w->slots);
     w->rows = glia_calloc((size_t)w->n_batch, sizeof *w->rows);
     w->scratch = glia_malloc((size_t)m->info.n_vocab * sizeof *w->scratch);

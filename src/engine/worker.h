@@ -25,6 +25,7 @@ struct glia_worker {
     glia_pace pace;    /* of copying states and of reading prompts */
     glia_shelf *shelf; /* prompts that left their slot; NULL: none are kept */
     int32_t n_slots, n_batch, n_outputs_max;
+    int32_t n_processors, n_threads; /* n_threads: the context's now */
     bool looks_away;    /* passes without hooks run without the callback */
     bool one_at_a_time; /* recurrent state: a pass with hooks holds one sequence */
     bool cuts_prefix;   /* a cached sequence may be cut and continued anywhere, not only at its end */
@@ -80,6 +81,8 @@ int32_t glia_worker_guess(glia_worker *w, int32_t first, int32_t last);
 
 /* -- pass.c, draw.c, slot.c */
 int32_t glia_worker_decode(glia_worker *w); /* llama_decode's answer */
+/* Of a pass beside which its callers keep `beside` processors busy. */
+int32_t glia_pass_threads(int32_t threads, int32_t processors, double beside);
 void glia_worker_pass(glia_worker *w);
 void glia_worker_draw(glia_worker *w, glia_slot *s);
 bool glia_worker_push_prompt_logprobs(glia_worker *w, const glia_slot *s, int32_t pos0); /* false: out of memory */

@@ -31,6 +31,8 @@
 #include <unistd.h>
 
 enum { DEFAULT_SHARD = 128 << 20, PATIENCE_MS = 100 };
+/* Seconds of one processor that a byte of a row takes here (bench/HARVEST.md): most of them its SHA-256. */
+static const double work_per_byte = 1.2e-9, work_without_files = 0.2e-9;
 static const int64_t last_position = -1;
 
 typedef struct flight { /* one request under way */
@@ -82,6 +84,8 @@ typedef struct run {
     uint64_t documents, tokens, rows, bytes_open; /* bytes_open: rows that are not sealed */
     uint64_t tokens_at_start, bytes_at_start, sealed_bytes, sealed_shards;
     double started, last_shown;
+    double busy, paced; /* processors that this harvest keeps busy; when that was measured last, 0: not yet */
+    uint64_t paced_rows;
     bool stopped;
 } run;
 
@@ -524,6 +528,7 @@ static glia_status submit(const run *r, const glia_piece *piece, glia_request **
     q.max_tokens = 0;
     q.hooks = r->hooks, q.n_hooks = r->n;
     q.no_cache = true; /* the same rows however the harvest was cut up */
+    q.busy_beside = r->busy;
     return glia_request_submit(rq, r->p->model, &q, err);
 }
 
@@ -652,6 +657,15 @@ static bool is_whole(const run *r, const glia_event *ev, size_t rows) {
     return whole;
 }
 
+/* How much of the processors goes into rows, beside the model: twice a second, of what came since. */
+static void measure(run *r) {
+    double t = now(), seconds = t - r->paced;
+    if (r->paced > 0 && seconds < 0.5) return;
+    double bytes = (double)(r->rows - r->paced_rows) * (double)r->row_bytes;
+    if (r->paced > 0) r->busy = bytes / seconds * (r->p->statistics_only ? work_without_files : work_per_byte);
+    r->paced = t, r->paced_rows = r->rows;
+}
+
 /* Wait for the oldest request and take its rows.  *stop: asked to stop before it was finished. */
 static glia_status land(run *r, bool *stop, glia_err *err) {
     flight *f = &r->flights[r->first];
@@ -681,6 +695,7 @@ static glia_status land(run *r, bool *stop, glia_err *err) {
     r->document = f->piece.ends ? f->piece.document + 1 : f->piece.document;
     r->offset = f->piece.ends ? 0 : f->piece.offset + f->piece.n;
     memcpy(r->read, f->piece.read, sizeof r->read);
+    measure(r);
     glia_request_free(f->rq);
     glia_piece_clear(&f->piece);
     *f = (flight){0};

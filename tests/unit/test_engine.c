@@ -3,6 +3,7 @@
  * Tolerance of "equals the same request alone": with another batch shape ggml may choose another matrix kernel, which
  * sums in another order; float32 sums over 64..128 terms differ then by a few 1e-7 relative, amplified by three layers. */
 #include "base/mem.h"
+#include "engine/worker.h"
 #include "support.h"
 #include <math.h>
 #include <stdatomic.h>
@@ -194,6 +195,42 @@ static void hooks_change_nothing(void **s) {
     assert_memory_equal(off->logprob, on->logprob, 8 * sizeof(float)); /* bit for bit */
     result_free(off), result_free(on);
     glia_model_close(m);
+}
+
+/* ------------------------------------------------------------------ threads */
+
+static void many_threads_make_room_for_a_busy_caller(void **s) {
+    (void)s;
+    const struct {
+        int32_t threads, processors;
+        double beside;
+        int32_t expected;
+    } rows[] = {
+        {16, 16, 0, 16},   {16, 16, 0.06, 16}, {16, 16, 0.07, 15}, {16, 16, 1, 15}, {16, 16, 1.2, 14}, {16, 16, 400, 1},
+        {15, 16, 0.9, 15}, /* one is free already */
+        {17, 16, 0.9, 16}, {2, 2, 0.06, 2},    {2, 2, 0.4, 2},     {2, 2, 0.9, 1},  {1, 1, 5, 1},      {1, 1, 0.5, 1},
+        {16, 16, -3, 16},  {16, 16, NAN, 16},  {16, 16, INFINITY, 1},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_int_equal(glia_pass_threads(rows[i].threads, rows[i].processors, rows[i].beside), rows[i].expected);
+}
+
+static void a_busy_caller_gets_the_same_rows(void **s) {
+    (void)s;
+    glia_request_params p = greedy(tokens(50, 0, 24), 50, 4);
+    p.hooks = all_resid, p.n_hooks = 3, p.no_cache = true;
+    result *idle = run_request(shared, &p);
+    p.busy_beside = 1e9;
+    result *busy = run_request(shared, &p);
+    p.busy_beside = 0;
+    result *again = run_request(shared, &p);
+    for (int h = 0; h < 3; h++) {
+        assert_int_equal(busy->hook[h].n, 53);
+        assert_memory_equal(idle->hook[h].data, busy->hook[h].data, 53 * 64 * sizeof(float));
+        assert_memory_equal(idle->hook[h].data, again->hook[h].data, 53 * 64 * sizeof(float));
+    }
+    assert_memory_equal(idle->ids, busy->ids, 4 * sizeof(int32_t));
+    result_free(idle), result_free(busy), result_free(again);
 }
 
 /* ------------------------------------------------------------------ prompt cache */
@@ -683,6 +720,8 @@ int main(void) {
         cmocka_unit_test(mixed_batch_on_sliding_windows_and_fused_qkv),
         cmocka_unit_test(chunked_prompt_equals_whole_prompt),
         cmocka_unit_test(hooks_change_nothing),
+        cmocka_unit_test(many_threads_make_room_for_a_busy_caller),
+        cmocka_unit_test(a_busy_caller_gets_the_same_rows),
         cmocka_unit_test(cached_prefix_is_used_without_hooks),
         cmocka_unit_test(cached_prefix_never_swallows_a_wanted_row),
         cmocka_unit_test(sliding_window_cache_is_only_continued_never_cut),
