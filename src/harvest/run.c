@@ -31,8 +31,8 @@
 #include <unistd.h>
 
 enum { DEFAULT_SHARD = 128 << 20, PATIENCE_MS = 100 };
-/* Seconds of one processor that a byte of a row takes here (bench/HARVEST.md): most of them its SHA-256. */
-static const double work_per_byte = 1.2e-9, work_without_files = 0.2e-9;
+/* Seconds of one processor that a model of 16 threads loses to a byte of a row (bench/HARVEST.md): most of them its SHA-256. */
+static const double work_per_byte = 1.5e-9, work_without_files = 0.3e-9;
 static const int64_t last_position = -1;
 
 typedef struct flight { /* one request under way */
