@@ -104,7 +104,8 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
     if (!(w = glia_calloc(1, sizeof *w))) goto done;
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     w->m = m, w->n_slots = m->params.n_parallel, w->n_batch = m->params.n_batch;
-    w->n_threads = m->params.n_threads, w->n_processors = processors > 0 && processors < 65536 ? (int32_t)processors : 1;
+    w->n_threads = m->params.n_threads,
+    w->n_processors = processors > 0 && processors < 65536 ? (int32_t)processors : 1;
     w->slots = glia_calloc((size_t)w->n_slots, sizeof *w->slots);
     w->rows = glia_calloc((size_t)w->n_batch, sizeof *w->rows);
     w->scratch = glia_malloc((size_t)m->info.n_vocab * sizeof *w->scratch);
@@ -168,7 +169,8 @@ glia_status glia_worker_new(glia_worker **out, glia_model *m, glia_err *err) {
         m->info.flash_attention |= m->atlas->attn[il].flash; /* read from the graph: auto decides while it is built */
     }
     m->info.hooks_refused = !m->atlas ? "this model's graph could not be mapped" : m->atlas->refused;
-    if (!glia_tap_set_atlas(w->tap, m->params.no_hooks ? NULL : m->atlas, llama_model_n_swa(m->lm) > 0, m->params.n_threads)) {
+    if (!glia_tap_set_atlas(w->tap, m->params.no_hooks ? NULL : m->atlas, llama_model_n_swa(m->lm) > 0,
+                            m->params.n_threads)) {
         st = GLIA_ENOMEM;
         goto done;
     }

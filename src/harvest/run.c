@@ -75,8 +75,8 @@ typedef struct run {
     size_t n_flights, first, in_flight;
     glia_piece next; /* read, not submitted yet; n == 0: none */
     bool data_ended;
-    bool ready;        /* what the folder holds is known: a manifest may be written */
-    bool broken;       /* a shard could not be written: nothing behind it may be sealed */
+    bool ready;  /* what the folder holds is known: a manifest may be written */
+    bool broken; /* a shard could not be written: nothing behind it may be sealed */
     /* of what is committed, sealed or not */
     int64_t document;
     int32_t offset;

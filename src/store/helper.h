@@ -11,7 +11,7 @@
 typedef struct glia_helper glia_helper;
 typedef bool (*glia_helper_work)(void *ud, const void *p, size_t n);
 
-glia_helper *glia_helper_new(glia_helper_work work, void *ud); /* ud is borrowed until free.  NULL: out of memory */
+glia_helper *glia_helper_new(glia_helper_work work, void *ud);   /* ud is borrowed until free.  NULL: out of memory */
 void glia_helper_begin(glia_helper *h, const void *p, size_t n); /* behind an end */
 /* Waits.  What the work returned, with its errno; true where nothing was begun. */
 bool glia_helper_end(glia_helper *h);

@@ -22,10 +22,10 @@ struct glia_newfile {
     uint64_t in_file, handed; /* of these, in the file; on their way from there to the disk.  The writer's */
     bool past_cache;
     /* past_cache: one stage is filled while the other is on its way, in the writer's hands */
-    char *memory;     /* of the stages; NULL until they are needed */
-    char *stages;     /* [N_STAGES, STAGE] aligned */
-    size_t filling;   /* which one */
-    size_t n_staged;  /* bytes in it */
+    char *memory;    /* of the stages; NULL until they are needed */
+    char *stages;    /* [N_STAGES, STAGE] aligned */
+    size_t filling;  /* which one */
+    size_t n_staged; /* bytes in it */
     glia_helper *writer;
     bool direct, never_direct; /* the writer's: the descriptor goes past the page cache now; it cannot */
     glia_sha256 *hash;

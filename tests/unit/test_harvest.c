@@ -621,7 +621,8 @@ static void statistics_are_those_of_all_rows_however_they_come(void **s) {
         size_t d = (size_t)widths[k];
         glia_moments all;
         long double norm_sum = 0, norm_max = 0;
-        for (size_t i = 0; i < ROWS * d; i++) x[i] = (float)((double)(i * 2654435761u % 1000003) / 1e5 - (i % 3 ? 4 : 6));
+        for (size_t i = 0; i < ROWS * d; i++)
+            x[i] = (float)((double)(i * 2654435761u % 1000003) / 1e5 - (i % 3 ? 4 : 6));
         assert_int_equal(glia_moments_init(&all, widths[k], NULL), GLIA_OK);
         for (size_t at = 0, n = 1; at < ROWS; at += n, n = n % 5 + 1) {
             if (n > ROWS - at) n = ROWS - at;
