@@ -53,6 +53,11 @@ def cpu(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def random_pieces(tokens, piece):
+    rng = random.Random(1)
+    return [[rng.randint(1000, 40000) for _ in range(piece)] for _ in range(tokens // piece)]
+
+
 def plain(port, pieces):
     t = time.monotonic()
     for i in range(0, len(pieces), 64):
@@ -84,8 +89,7 @@ def main():
     p.add_argument("--threads", default=str(os.cpu_count()))
     p.add_argument("--serve", default="", help="more options of glia serve")
     a = p.parse_args()
-    rng = random.Random(1)
-    pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
+    pieces = random_pieces(a.tokens, a.piece)
     with (tempfile.TemporaryDirectory() as d,
           serving(a.glia, a.model, d, "--threads", a.threads, "--json", *a.serve.split()) as (server, port)):
         plain(port, pieces[:2])

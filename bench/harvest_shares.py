@@ -10,7 +10,6 @@ Needs perf, and the right to sample all processes.  All threads of the server mu
 import argparse
 import collections
 import os
-import random
 import re
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from bench_harvest import harvest, plain, serving  # noqa: E402
+from bench_harvest import harvest, plain, random_pieces, serving  # noqa: E402
 
 MODEL = re.compile(r"ggml|llamafile|tinyBLAS|gemm|vec_dot|quantize|llama|fp16|f32_to")
 SAMPLE = re.compile(r"(.*?)\s+([0-9.]+):\s+[0-9a-f]{6,16} (.*?) ?\((\S*)\)$")
@@ -74,8 +73,7 @@ def main():
     p.add_argument("--points", default="resid_pre@all")
     p.add_argument("--dtype", default="float32")
     a = p.parse_args()
-    rng = random.Random(1)
-    pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
+    pieces = random_pieces(a.tokens, a.piece)
     seconds, seen = collections.Counter(), {"plain": collections.Counter(), "harvest": collections.Counter()}
     with (tempfile.TemporaryDirectory() as d,
           serving(a.glia, a.model, d, "--threads", str(os.cpu_count()), "--json") as (_, port)):

@@ -8,7 +8,6 @@ compute with the file's weights as float32, Glia with the file.  Everybody runs 
 resid_pre of all layers as safetensors to the same disk."""
 import argparse
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -86,8 +85,7 @@ def main():
     p.add_argument("--tokens", type=int, default=4096)
     p.add_argument("--piece", type=int, default=256)
     a = p.parse_args()
-    rng = random.Random(1)
-    pieces = [[rng.randint(1000, 40000) for _ in range(a.piece)] for _ in range(a.tokens // a.piece)]
+    pieces = bench_harvest.random_pieces(a.tokens, a.piece)
     times = {"Glia": [], "transformers with hooks": [], "TransformerLens": []}
     with (tempfile.TemporaryDirectory() as d,
           bench_harvest.serving(a.glia, a.model, d, "--parallel", str(BATCH), "--batch", "2048", "--threads",
