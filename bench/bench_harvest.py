@@ -53,6 +53,17 @@ def cpu(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def options(tokens):
+    """What every benchmark of harvests takes."""
+    p = argparse.ArgumentParser()
+    p.add_argument("--glia", default="build/glia")
+    p.add_argument("--model", required=True)
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--tokens", type=int, default=tokens)
+    p.add_argument("--piece", type=int, default=256)
+    return p
+
+
 def random_pieces(tokens, piece):
     rng = random.Random(1)
     return [[rng.randint(1000, 40000) for _ in range(piece)] for _ in range(tokens // piece)]
@@ -78,12 +89,7 @@ def harvest(port, pieces, points, **more):
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--glia", default="build/glia")
-    p.add_argument("--model", required=True)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--tokens", type=int, default=16384)
-    p.add_argument("--piece", type=int, default=256)
+    p = options(16384)
     p.add_argument("--points", default="resid_pre@all")
     p.add_argument("--dtype", default="float32")
     p.add_argument("--threads", default=str(os.cpu_count()))

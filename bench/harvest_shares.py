@@ -7,7 +7,6 @@ processors' time is *divided* does not change with that: perf samples every proc
 plain prefill and harvest run in turns, and the part of all samples that lies in the model's own functions is what is compared.
 A harvest whose part is 0.95 of plain prefill's computes 0.95 times as many tokens in the same time, except for what it pushes out of the caches.
 Needs perf, and the right to sample all processes.  All threads of the server must have a processor of their own."""
-import argparse
 import collections
 import os
 import re
@@ -18,7 +17,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from bench_harvest import harvest, plain, random_pieces, serving  # noqa: E402
+from bench_harvest import harvest, options, plain, random_pieces, serving  # noqa: E402
 
 MODEL = re.compile(r"ggml|llamafile|tinyBLAS|gemm|vec_dot|quantize|llama|fp16|f32_to")
 SAMPLE = re.compile(r"(.*?)\s+([0-9.]+):\s+[0-9a-f]{6,16} (.*?) ?\((\S*)\)$")
@@ -64,12 +63,7 @@ def sampled(folder, work):
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--glia", default="build/glia")
-    p.add_argument("--model", required=True)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--tokens", type=int, default=16384)
-    p.add_argument("--piece", type=int, default=256)
+    p = options(16384)
     p.add_argument("--points", default="resid_pre@all")
     p.add_argument("--dtype", default="float32")
     a = p.parse_args()

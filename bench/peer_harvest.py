@@ -6,7 +6,6 @@ another in rounds of one run.
 Needs torch, transformers, transformer_lens (4 or newer), gguf, safetensors; no part of the repository's tests.  The peers
 compute with the file's weights as float32, Glia with the file.  Everybody runs the same token ids in pieces and writes
 resid_pre of all layers as safetensors to the same disk."""
-import argparse
 import os
 import statistics
 import sys
@@ -78,13 +77,7 @@ def lens_peer(folder):
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--glia", default="build/glia")
-    p.add_argument("--model", required=True)
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--tokens", type=int, default=4096)
-    p.add_argument("--piece", type=int, default=256)
-    a = p.parse_args()
+    a = bench_harvest.options(4096).parse_args()
     pieces = bench_harvest.random_pieces(a.tokens, a.piece)
     times = {"Glia": [], "transformers with hooks": [], "TransformerLens": []}
     with (tempfile.TemporaryDirectory() as d,

@@ -56,7 +56,7 @@ void glia_copy_away(void *restrict to, const void *restrict from, size_t n) {
         for (int i = 0; i < 4; i++) _mm_stream_si128((__m128i *)(void *)d + i, line[i]);
     }
     memcpy(d, s, n);
-    _mm_sfence(); /* such stores may be seen late by other threads: not behind a lock that is given back after this */
+    _mm_sfence(); /* such stores keep no order: now they are seen by whoever takes a lock that is given back behind this */
 #else
     memcpy(to, from, n);
 #endif

@@ -1,4 +1,4 @@
-/* base/mem.h — allocation with a fault point.  Any thread.  Knows nothing above base.
+/* base/mem.h — allocation with a fault point; hints for large memory.  Any thread.  Knows nothing above base.
  * Everything sized by a request, a prompt or a capture is allocated here and its failure is an error, not an abort. */
 #ifndef GLIA_BASE_MEM_H
 #define GLIA_BASE_MEM_H

@@ -126,7 +126,6 @@ static void points_have_names_and_meanings(void **s) {
     assert_true(glia_point_has_layer(GLIA_POINT_RESID_POST));
 }
 
-/* What is handed to another process can be neither changed nor resized, by nobody. */
 static void a_copy_past_the_caches_is_a_copy(void **s) {
     (void)s;
     enum { MOST = 300, EDGE = 32 };
@@ -143,6 +142,7 @@ static void a_copy_past_the_caches_is_a_copy(void **s) {
     }
 }
 
+/* What is handed to another process can be neither changed nor resized, by nobody. */
 static void sealed_memory_stays_as_it_is(void **s) {
     (void)s;
     int fd = glia_io_memory("test");
