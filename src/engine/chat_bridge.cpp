@@ -21,6 +21,11 @@
 #include <string>
 #include <vector>
 
+#ifdef __APPLE__
+#include <malloc/malloc.h>
+#else
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <time.h>
 
@@ -68,25 +73,33 @@ template <typename F> auto guard(F f, const char ** why) -> decltype(f()) {
 
 /* A template is a program: it can loop for hours, double a string forty times, call itself.  llama.cpp's interpreter has no
  * limits of its own and no hook, but it allocates at every step.  So the limits are in operator new: while a budget is on, on
- * this thread, each allocation is counted, now and then the thread's CPU time is read, and the depth of the stack seen.
- * What exceeds it is thrown out of the interpreter; nothing is thrown while another exception unwinds.
+ * this thread, each allocation is counted, what is held is summed up (operator delete takes off), now and then the thread's
+ * CPU time is read, and the depth of the stack seen.  What exceeds it is thrown out of the interpreter; nothing is thrown
+ * while another exception unwinds.
+ *
+ * Honest work grows with the chat: a message costs the interpreter about 0.15 ms and, over its life, a hundred kilobytes
+ * (each turn of a loop copies its scope).  So a budget grows with the messages; what is held at once hardly does.
  *
  * Nested values are freed by recursion, which nothing can stop: templates run on a thread with a stack that holds as many
  * levels as can be made within the limits (address space, not memory, until it is used). */
 namespace {
-constexpr size_t   template_bytes   = (size_t) 1 << 30; /* allocated in all, beside 64 times the input */
-constexpr uint32_t template_allocs  = 20u << 20;
+constexpr int64_t  template_bytes    = (int64_t) 256 << 20; /* held at once, beside 32 times the input (long texts take 18) */
+constexpr uint64_t template_allocs   = 20u << 20;
+constexpr uint64_t message_allocs    = 20u << 10; /* more for every message: llama.cpp's interpreter takes 900 and more for one */
 #ifdef __SANITIZE_ADDRESS__ /* whose allocator takes several times as long */
-constexpr double   template_seconds = 10;
+constexpr double   clock_scale       = 8;
 #else
-constexpr double   template_seconds = 2; /* of CPU time: a busy machine changes nothing */
+constexpr double   clock_scale       = 1;
 #endif
+constexpr double   template_seconds  = 2 * clock_scale;    /* of CPU time: a busy machine changes nothing */
+constexpr double   message_seconds   = 1e-3 * clock_scale; /* more for every message: 0.15 ms is usual */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* they wipe the shadow of a whole stack for every thread */
 constexpr size_t   template_stack   = (size_t) 512 << 20;
 #else
 constexpr size_t   template_stack   = (size_t) 2 << 30;
 #endif
 constexpr size_t   stack_reserve    = (size_t) 256 << 10;
+constexpr size_t   large_alloc      = (size_t) 1 << 20; /* at each of these the clock is read */
 
 struct over_budget {
     const char * why;
@@ -94,8 +107,8 @@ struct over_budget {
 
 struct budget {
     bool         on = false;
-    size_t       bytes;
-    uint32_t     allocs;
+    int64_t      bytes; /* that may still be taken */
+    uint64_t     allocs;
     double       until;
     const char * stack_end; /* its lowest address */
 };
@@ -119,6 +132,15 @@ const char * stack_end_of_thread() {
     return (const char *) low;
 }
 
+/* Of malloc's p, as both sides of a budget count it; p may be null. */
+size_t size_of_block(void * p) {
+#ifdef __APPLE__
+    return p ? malloc_size(p) : 0;
+#else
+    return malloc_usable_size(p);
+#endif
+}
+
 /* Kept out of line: operator new itself must stay a test and a malloc. */
 __attribute__((noinline)) void charge(size_t n) {
     budget & b = spent;
@@ -129,14 +151,20 @@ __attribute__((noinline)) void charge(size_t n) {
     if (b.stack_end && (size_t) (&here - b.stack_end) < stack_reserve) {
         throw over_budget{ "it nests too deep" };
     }
-    if (n > b.bytes) {
+    if (b.bytes < 0 || n > (size_t) b.bytes) {
         throw over_budget{ "it needs too much memory" };
     }
-    b.bytes -= n;
-    if (!b.allocs || (--b.allocs % 1024 == 0 && cpu_seconds() > b.until)) {
+    const bool look = n >= large_alloc || b.allocs % 64 == 0; /* what works on long texts allocates seldom */
+    if (!b.allocs-- || (look && cpu_seconds() > b.until)) {
         b.allocs = 0; /* from now on every allocation ends it, also when some handler went on */
         throw over_budget{ "it takes too long" };
     }
+}
+
+/* The budget of this thread, which is on, is for so many messages. */
+void allow_messages(size_t n) {
+    spent.allocs += n * message_allocs;
+    spent.until += (double) n * message_seconds;
 }
 
 /* Run f within a budget, on this thread. */
@@ -144,7 +172,7 @@ template <typename F> void within_budget(size_t n_input, F f) {
     struct off {
         ~off() { spent.on = false; }
     } at_end;
-    spent.bytes     = template_bytes + 64 * n_input;
+    spent.bytes     = template_bytes + 32 * (int64_t) n_input;
     spent.allocs    = template_allocs;
     spent.until     = cpu_seconds() + template_seconds;
     spent.stack_end = stack_end_of_thread();
@@ -198,13 +226,19 @@ __attribute__((noinline)) void * operator new(size_t n) {
     if (!p) {
         throw std::bad_alloc();
     }
+    if (__builtin_expect(spent.on, false)) {
+        spent.bytes -= (int64_t) size_of_block(p);
+    }
     return p;
 }
 __attribute__((noinline)) void operator delete(void * p) noexcept {
+    if (__builtin_expect(spent.on, false)) {
+        spent.bytes += (int64_t) size_of_block(p);
+    }
     free(p);
 }
 __attribute__((noinline)) void operator delete(void * p, size_t) noexcept {
-    free(p);
+    operator delete(p);
 }
 
 struct glia_templates {
@@ -360,6 +394,7 @@ namespace {
 glia_status render(const glia_templates * t, const char * json, size_t n_json, glia_chat ** out, glia_err * err) {
     try {
         common_chat_templates_inputs in       = read_inputs(common_json::parse(std::string(json, n_json)));
+        allow_messages(in.messages.size());
         const bool                   required = !in.tools.empty() && in.tool_choice == COMMON_CHAT_TOOL_CHOICE_REQUIRED;
         if (required) {
             in.tool_choice = COMMON_CHAT_TOOL_CHOICE_AUTO;

@@ -16,6 +16,8 @@ HOSTILE = {
     "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "a range that does not fit": "{% for i in range(10000000000) %}{% endfor %}",
     "a string that doubles": "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "a long text changed often": "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(21) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{% for i in range(100000) %}{% set t = ns.s | upper %}{% endfor %}",
+    "a long text searched often": "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(21) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{% for i in range(100000) %}{% if 'y' in ns.s %}y{% endif %}{% endfor %}",
     "a macro that calls itself": "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
     "two macros that call each other": "{% macro f(x) %}{{ g(x) }}{% endmacro %}{% macro g(x) %}{{ f(x) ~ f(x) }}{% endmacro %}{{ f(1) }}",
     "values that nest": "{% set ns = namespace(s=[1]) %}{% for i in range(3000000) %}{% set ns.s = [ns.s] %}{% endfor %}",
