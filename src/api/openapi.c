@@ -235,7 +235,7 @@ static void add_operation(glia_buf *b, const glia_http_route *r) {
     }
     glia_buf_adds(b, "},\"default\":{\"description\":\"an error\","
                      "\"content\":{\"application/json\":{\"schema\":{\"$ref\":\"#/components/schemas/Error\"}}}}}");
-    if (r->open) glia_buf_adds(b, ",\"security\":[]");
+    if (r->traits & GLIA_HTTP_OPEN) glia_buf_adds(b, ",\"security\":[]");
     glia_buf_adds(b, "}");
 }
 

@@ -1,11 +1,11 @@
 /* http/http.h — the HTTP/1.1 server: sockets, limits, routing, streaming bodies.
  *
  * Owns the listening sockets, connections and libmicrohttpd; runs its own threads.  Knows no endpoint, no JSON beyond
- * what the error writer callback gives it, no model.  Handlers run on HTTP threads and must not block for long:
- * whatever waits for the engine answers with a *generator* (below), which is pulled.
+ * what the error writer callback gives it, no model.  Handlers run on a few threads of their own, where they may compute and
+ * read files for seconds, but not wait: whatever waits for the engine answers with a *generator* (below), which is pulled.
  *
- * Everything of one request (handle, start, read, gone, free) runs on the one HTTP thread of its connection.  A
- * connection waiting for its generator is suspended; a watcher polls for POLLRDHUP, since libmicrohttpd does not see
+ * What follows of one request (start, read, gone, free) runs on the one HTTP thread of its connection; handlers of
+ * quick routes, too.  None of these run at the same time.  A connection waiting for its generator is suspended; a watcher polls for POLLRDHUP, since libmicrohttpd does not see
  * a client vanish meanwhile, and has gone() called.  A client that closes only its sending half counts as gone.
  *
  * Answered here, before any handler: bad targets (400), missing keys (401), foreign Host names on a server that
@@ -89,6 +89,13 @@ glia_http_waker *glia_http_waker_get(glia_http_request *rq); /* +1 reference; ne
 void glia_http_waker_wake(glia_http_waker *w);
 void glia_http_waker_release(glia_http_waker *w);
 
+/* Of a route.  A quick one's handler takes microseconds and reads no file: it runs on its connection's thread, and so
+ * answers when all other handlers compute. */
+enum {
+    GLIA_HTTP_OPEN = 1, /* served without an API key (health) */
+    GLIA_HTTP_QUICK = 2
+};
+
 /* -- routes: a table owned by the caller, ended by a row with method NULL.  HEAD is served by GET, OPTIONS and CORS
  *    by the server, a known path with another method answers 405 with Allow. */
 typedef struct glia_http_route {
@@ -97,7 +104,7 @@ typedef struct glia_http_route {
                             before further segments; the most literal pattern wins, not the first */
     void (*handle)(void *ud, glia_http_request *rq);
     const char *summary; /* one line for the OpenAPI page */
-    bool open;           /* served without an API key (health) */
+    unsigned traits;     /* GLIA_HTTP_OPEN, GLIA_HTTP_QUICK, or 0 */
     uint32_t scope;      /* bits that a key must have; 0: all of them, so that a forgotten one is no door */
 } glia_http_route;
 

@@ -2,14 +2,16 @@
  *
  * Threads:
  *   worker   one libmicrohttpd daemon with its own polling thread and at most HTTP_WORKER_CONNECTIONS connections.
- *            All callbacks of one request (handle, start, read, gone, free) run on the worker of its connection, so
- *            they are never concurrent and a request needs no lock of its own.
+ *            Callbacks of one request (start, read, gone, free) run on the worker of its connection.
+ *   aside    handle runs there, while the connection is suspended, unless its route is quick (aside.c).  So all callbacks
+ *            of a request run one after another, and it needs no lock of its own.
  *   service  accepts, hands sockets to the least loaded worker, watches the sockets of deferred requests for clients
  *            that vanish, reads off lingering sockets.  Runs no code of handlers, so nothing of theirs delays it.
  *   any      glia_http_waker_wake and _release; glia_http_stop.
  *
  * Locks, in this order: libmicrohttpd's response mutex (held around read) → glia_http.mu → glia_http_waker.mu →
- * libmicrohttpd's cleanup mutex (inside suspend and resume).  No callback of a generator runs under mu. */
+ * libmicrohttpd's cleanup mutex (inside suspend and resume); http_aside.mu → that, too.  No callback of a generator runs
+ * under mu. */
 #ifndef GLIA_HTTP_INTERNAL_H
 #define GLIA_HTTP_INTERNAL_H
 #include "http.h"
@@ -89,6 +91,7 @@ struct glia_http {
     bool loopback_only;      /* the Host header is checked */
     http_worker *workers;    /* [n_workers] */
     size_t n_workers;
+    struct http_aside *aside;
 
     pthread_t service;
     bool service_runs;
@@ -135,6 +138,7 @@ typedef enum {
     HTTP_PHASE_HEAD,   /* target seen, headers coming */
     HTTP_PHASE_BODY,   /* body comes and is kept (or skipped: GET) */
     HTTP_PHASE_REFUSE, /* body comes and is thrown away; the reply is ready */
+    HTTP_PHASE_ASIDE,  /* suspended until the handler has returned */
     HTTP_PHASE_START,  /* deferred: start() has not answered yet */
     HTTP_PHASE_REPLY   /* queued */
 } http_phase;
@@ -189,12 +193,17 @@ struct glia_http_request {
     double note;   /* what it left for the handler */
     glia_http_generator g;
     void *self;
+    glia_http_generator before_g; /* what the handler waited for, until it has been called again */
+    void *before_self;
+    glia_http_request *next_aside;
     atomic_bool finished; /* the generator said its last word: gone() is not called */
     glia_http_waker *waker;
 
     bool live;     /* counted in server->n_live */
     bool vanished; /* under server->mu */
 };
+
+void http_handle(glia_http_request *rq); /* request.c: the route's handler, which replies or defers */
 
 /* request.c: callbacks of libmicrohttpd */
 void *http_on_target(void *worker, const char *target, struct MHD_Connection *c);
@@ -215,6 +224,7 @@ void http_reply_clear(glia_http_request *rq);
 
 /* stream.c */
 http_mhd_result http_generator_start(glia_http_request *rq); /* call start() until it answers or waits */
+http_mhd_result http_go_on(glia_http_request *rq);           /* with what the handler left: a reply or a generator */
 ssize_t http_generator_read(void *rq, uint64_t pos, char *out, size_t max);
 void http_generator_end(glia_http_request *rq); /* gone() if unfinished, free() */
 void http_waker_vanish(glia_http_waker *w);
@@ -226,7 +236,6 @@ void http_service_kick(struct glia_http *h);
 bool http_connection_open(http_worker *w, int fd, http_connection **out); /* false: out of memory */
 void http_connection_close(http_worker *w, http_connection *k);
 void http_live_add(glia_http_request *rq);
-void http_handle(glia_http_request *rq); /* the route's handler, which replies or defers */
 void http_live_undefer(glia_http_request *rq);
 void http_live_defer(glia_http_request *rq);   /* from now on a client that vanishes is noticed */
 void http_live_unwatch(glia_http_request *rq); /* its waker is touched no more by the service thread; it still counts */
@@ -237,6 +246,12 @@ void http_live_vanish_all(struct glia_http *h);
 void http_linger_fd(struct glia_http *h, int fd);
 bool http_fd_prepare(int fd); /* close-on-exec, not blocking */
 int64_t http_now_ms(void);
+
+/* aside.c */
+glia_status http_aside_start(struct http_aside **out, glia_err *err);
+void http_aside_stop(struct http_aside *a); /* when all that was given is handled; NULL is fine */
+/* Suspend rq and run http_handle elsewhere; then on_request is called in HTTP_PHASE_ASIDE.  False: do it here. */
+bool http_aside_give(glia_http_request *rq);
 
 /* websocket.c */
 struct MHD_Response *http_ws_reply(glia_http_request *rq); /* the 101; NULL: out of memory */

@@ -1,14 +1,15 @@
 /* http/request.c — from libmicrohttpd's callbacks to a handler: checks, body, dispatch, end.
  *
  * Owns glia_http_request, which lives from the request line to the end of the reply.  Runs on the worker of the
- * connection.  Knows no endpoint.
+ * connection, http_handle on a thread of aside.c.  Knows no endpoint.
  *
  *   on_target   request line parsed                       → HEAD
  *   on_request  HEAD, headers complete: check_head        → BODY, or REFUSE with the reply recorded
  *               BODY, bytes: kept, or too many: raw reply → connection closes
- *               BODY, complete: dispatch → handle()       → REPLY, or START when deferred
+ *               BODY, complete: dispatch                  → ASIDE, or (a quick route) as after it
+ *               ASIDE, handle() has returned              → REPLY, or START when deferred
  *               REFUSE, bytes: dropped; complete          → REPLY
- *               START, after each resume                  → START or REPLY
+ *               START, after each resume                  → START or REPLY, or ASIDE again
  *   on_completed  from any state: gone(), free() */
 #include "internal.h"
 #include "base/err.h"
@@ -155,7 +156,7 @@ static glia_status check_key(glia_http_request *rq, glia_err *err) {
     size_t which = http_key_given((const char *const *)h->api_keys, h->n_api_keys,
                                   glia_http_header(rq, "Authorization"), glia_http_header(rq, "x-api-key"));
     rq->scopes = which < h->n_api_keys ? h->key_scopes[which] : 0;
-    if (route && route->open) return GLIA_OK;
+    if (route && route->traits & GLIA_HTTP_OPEN) return GLIA_OK;
     if (which == h->n_api_keys) {
         return glia_fail(err, GLIA_EAUTH,
                          "API key missing or wrong: send Authorization: Bearer KEY, or x-api-key: KEY");
@@ -236,6 +237,10 @@ void http_handle(glia_http_request *rq) {
     rq->in_handler = true;
     if (h->before && !rq->admitted) h->before(h->ud, rq);
     rq->admitted = true;
+    if (!rq->deferred && !rq->replied && atomic_load(&h->cancelled)) {
+        (void)glia_fail(&err, GLIA_EUNAVAILABLE, "the server is stopping");
+        (void)glia_http_reply_error(rq, &err);
+    }
     if (!rq->deferred && !rq->replied) rq->match.route->handle(h->ud, rq);
     if (!rq->deferred && !rq->replied) {
         glia_log(GLIA_LOG_ERROR, "http: the handler of %s gave no reply", rq->match.route->pattern);
@@ -243,13 +248,20 @@ void http_handle(glia_http_request *rq) {
         (void)glia_http_reply_error(rq, &err);
     }
     rq->in_handler = false;
+    if (rq->before_g.free) rq->before_g.free(rq->before_self);
+    rq->before_g = (glia_http_generator){0};
+}
+
+http_mhd_result http_go_on(glia_http_request *rq) {
+    return rq->deferred ? http_generator_start(rq) : http_reply_send(rq);
 }
 
 static http_mhd_result dispatch(glia_http_request *rq) {
     rq->phase = HTTP_PHASE_REPLY;
     http_live_add(rq);
+    if (http_aside_give(rq)) return MHD_YES;
     http_handle(rq);
-    return rq->deferred ? http_generator_start(rq) : http_reply_send(rq);
+    return http_go_on(rq);
 }
 
 static http_mhd_result take_head(glia_http_request *rq, const char *version) {
@@ -346,6 +358,7 @@ http_mhd_result http_on_request(void *worker, struct MHD_Connection *c, const ch
     case HTTP_PHASE_REFUSE:
         *n_upload = 0;
         return n ? MHD_YES : http_reply_send(rq);
+    case HTTP_PHASE_ASIDE: return http_go_on(rq);
     case HTTP_PHASE_START: return http_generator_start(rq);
     case HTTP_PHASE_REPLY: *n_upload = 0; return MHD_YES;
     }

@@ -116,6 +116,7 @@ static void free_server(struct glia_http *h) {
         http_service_kick(h);
         pthread_join(h->service, NULL);
     }
+    http_aside_stop(h->aside); /* resumes all that it holds, which a daemon must have to stop */
     /* Only now: the service thread hands connections to them. */
     for (size_t i = 0; i < h->n_workers; i++) {
         if (!h->workers[i].daemon) continue;
@@ -194,6 +195,7 @@ glia_status glia_http_start(glia_http **out, const glia_http_params *p, glia_err
         st = glia_fail(err, GLIA_EIO, "cannot start the HTTP server: %s", strerror(errno));
         goto done;
     }
+    if ((st = http_aside_start(&h->aside, err))) goto done;
     for (; h->n_workers < n_workers; h->n_workers++) {
         h->workers[h->n_workers].server = h;
         if ((st = start_worker(&h->workers[h->n_workers], err))) goto done;

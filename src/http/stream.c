@@ -110,14 +110,14 @@ glia_status glia_http_stream_sized(glia_http_request *rq, int status, const char
     return st;
 }
 
-/* The handler once more; what its generator waited for is kept until it has returned. */
-static void handle_again(glia_http_request *rq) {
-    glia_http_generator g = rq->g;
-    void *self = rq->self;
+/* The handler once more; what its generator waited for is kept until it has returned.  False: it runs aside. */
+static bool handle_again(glia_http_request *rq) {
+    rq->before_g = rq->g, rq->before_self = rq->self;
     http_live_undefer(rq);
     rq->g = (glia_http_generator){0}, rq->self = NULL;
+    if (http_aside_give(rq)) return false;
     http_handle(rq);
-    g.free(self);
+    return true;
 }
 
 static http_mhd_result fail_start(glia_http_request *rq, const char *what) {
@@ -144,7 +144,7 @@ http_mhd_result http_generator_start(glia_http_request *rq) {
             continue;
         }
         if (r == GLIA_HTTP_AGAIN && !rq->replied) {
-            handle_again(rq);
+            if (!handle_again(rq)) return MHD_YES;
             if (!rq->deferred) return http_reply_send(rq);
             round = -1;
             continue;

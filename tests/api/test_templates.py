@@ -63,6 +63,25 @@ class Templates(ApiTest):
         self.assertLess(time.monotonic() - began, 100)  # a hang, not a time
         self.assertEqual(server.get("/health")[0], 200)
 
+    def test_a_template_that_is_hostile_to_some_chats_only_is_an_error_of_these(self):
+        names = ["loops", "a string that doubles", "a macro that calls itself", "exceptions"]
+        cases = "".join("{%% %s messages[0]['content'] == '%s' %%}%s" % ("elif" if i else "if", name, HOSTILE[name])
+                        for i, name in enumerate(names))
+        with tempfile.TemporaryDirectory(prefix="glia-templates-") as folder:
+            path = os.path.join(folder, "sometimes.gguf")
+            with_template(harness.tiny(), path, cases + "{% else %}{{ messages[0]['content'] }}{% endif %}")
+            server = harness.Server(path, args=["--ctx", "256"])
+            try:
+                for name in names:
+                    with self.subTest(name):
+                        reply = server.chat(name, max_tokens=2)
+                        self.check_error(reply, 400, "messages")
+                        self.assertRegex(reply[1]["error"]["message"], "cannot be rendered: it |refuses these messages")
+                        status, body = server.chat("Hello", max_tokens=2)
+                        self.assertEqual(status, 200, body)
+            finally:
+                server.stop()
+
     def test_a_long_chat_is_within_the_limits(self):
         server = harness.Server(harness.tiny(), args=["--ctx", "256"])
         try:

@@ -15,12 +15,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 static void handle(void *ud, glia_http_request *rq) { (void)ud, (void)rq; }
 
 static const glia_http_route routes[] = {
-    {"GET", "/", handle, "", false, 0},
-    {"GET", "/v1/models", handle, "", false, 0},
-    {"GET", "/v1/models/{id}", handle, "", false, 0},
-    {"DELETE", "/v1/models/{id...}", handle, "", false, 0},
-    {"POST", "/v1/models/load", handle, "", false, 0},
-    {"GET", "/m/{id...}/hooks/{n}", handle, "", false, 0},
+    {"GET", "/", handle, "", 0, 0},
+    {"GET", "/v1/models", handle, "", 0, 0},
+    {"GET", "/v1/models/{id}", handle, "", 0, 0},
+    {"DELETE", "/v1/models/{id...}", handle, "", 0, 0},
+    {"POST", "/v1/models/load", handle, "", 0, 0},
+    {"GET", "/m/{id...}/hooks/{n}", handle, "", 0, 0},
     {0},
 };
 

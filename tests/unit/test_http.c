@@ -56,6 +56,8 @@ typedef struct app {
     atomic_int n_replies, n_reply_failures;
     atomic_llong gone_at_ms;
     atomic_int arm; /* > 0: the next handler arms this fault on its thread */
+    atomic_bool gate_is_open;
+    atomic_int n_at_gate; /* handlers that came there, ever */
 } app;
 
 /* A generator fed by a thread: n bytes become ready one by one, each with a wake. */
@@ -275,24 +277,36 @@ static void on_fail(void *ud, glia_http_request *rq) {
     (void)glia_http_reply_error(rq, &err);
 }
 
+/* Until the gate opens; then ?then=gen answers with a generator. */
+static void on_gate(void *ud, glia_http_request *rq) {
+    app *a = ud;
+    atomic_fetch_add(&a->n_at_gate, 1);
+    while (!atomic_load(&a->gate_is_open)) sleep_ms(1);
+    if (glia_http_query(rq, "then")) make_gen(a, rq, "mode", "waits");
+    else (void)glia_http_reply(rq, 200, "text/plain", "through", 7);
+}
+
 static const glia_http_route routes[] = {
-    {"GET", "/hello", on_hello, "", false, 0},
-    {"GET", "/health", on_load, "", true, 0},
-    {"POST", "/v1/chat/completions", on_echo, "", false, 0},
-    {"POST", "/v1/completions", on_echo, "", false, 0},
-    {"POST", "/echo", on_echo, "", false, 0},
-    {"GET", "/echo", on_hello, "", false, 0},
-    {"GET", "/m/{id...}", on_param, "", false, 0},
-    {"GET", "/m/{id}", on_param, "", false, 0},
-    {"DELETE", "/m/{id}", on_param, "", false, 0},
-    {"POST", "/m/load", on_load, "", false, 0},
-    {"GET", "/h/{id...}/hooks", on_param, "", false, 0},
-    {"GET", "/gen", on_gen, "", false, 0},
-    {"POST", "/gen", on_gen, "", false, 0},
-    {"GET", "/silent", on_silent, "", false, 0},
-    {"GET", "/twice", on_twice, "", false, 0},
-    {"GET", "/big", on_big, "", false, 0},
-    {"GET", "/fail", on_fail, "", false, 0},
+    {"GET", "/quick", on_hello, "", GLIA_HTTP_QUICK, 0},
+    {"GET", "/gate", on_gate, "", 0, 0},
+    {"POST", "/gate", on_gate, "", 0, 0},
+    {"GET", "/hello", on_hello, "", 0, 0},
+    {"GET", "/health", on_load, "", GLIA_HTTP_OPEN, 0},
+    {"POST", "/v1/chat/completions", on_echo, "", 0, 0},
+    {"POST", "/v1/completions", on_echo, "", 0, 0},
+    {"POST", "/echo", on_echo, "", 0, 0},
+    {"GET", "/echo", on_hello, "", 0, 0},
+    {"GET", "/m/{id...}", on_param, "", 0, 0},
+    {"GET", "/m/{id}", on_param, "", 0, 0},
+    {"DELETE", "/m/{id}", on_param, "", 0, 0},
+    {"POST", "/m/load", on_load, "", 0, 0},
+    {"GET", "/h/{id...}/hooks", on_param, "", 0, 0},
+    {"GET", "/gen", on_gen, "", 0, 0},
+    {"POST", "/gen", on_gen, "", 0, 0},
+    {"GET", "/silent", on_silent, "", 0, 0},
+    {"GET", "/twice", on_twice, "", 0, 0},
+    {"GET", "/big", on_big, "", 0, 0},
+    {"GET", "/fail", on_fail, "", 0, 0},
     {0},
 };
 
@@ -322,15 +336,17 @@ static glia_http_params default_params(void) {
     return (glia_http_params){.listen = loopback, .n_listen = 1, .error_body = error_json};
 }
 
-static void start_with(server *s, glia_http_params p) {
+static void start_with_routes(server *s, glia_http_params p, const glia_http_route *r) {
     glia_err err = {0};
     memset(s, 0, sizeof *s);
-    p.routes = routes;
+    p.routes = r;
     p.ud = &s->a;
     if (glia_http_start(&s->h, &p, &err)) fail_msg("start: %s", err.message);
     s->port = glia_http_port(s->h, 0);
     assert_true(s->port > 0);
 }
+
+static void start_with(server *s, glia_http_params p) { start_with_routes(s, p, routes); }
 
 static void start(server *s) { start_with(s, default_params()); }
 
@@ -761,7 +777,7 @@ static void route_table_is_checked_at_start(void **state) {
     static const char *const bad[] = {"x", "/a//b", "/a/{id", "/a/{}", "/{a...}/{b...}", "/a/x{id}",
                                       "/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        glia_http_route r[] = {{"GET", bad[i], on_hello, "", false, 0}, {0}};
+        glia_http_route r[] = {{"GET", bad[i], on_hello, "", 0, 0}, {0}};
         glia_err err = {0};
         glia_http *h;
         glia_http_params p = default_params();
@@ -1314,7 +1330,7 @@ static void on_hammered(void *ud, glia_http_request *rq) {
 static void wakes_without_end_starve_nobody_and_outlive_the_connection(void **state) {
     (void)state;
     static const glia_http_route r[] = {
-        {"GET", "/hammered", on_hammered, "", false, 0}, {"GET", "/hello", on_hello, "", false, 0}, {0}};
+        {"GET", "/hammered", on_hammered, "", 0, 0}, {"GET", "/hello", on_hello, "", 0, 0}, {0}};
     server s;
     memset(&s, 0, sizeof s);
     glia_http_params p = default_params();
@@ -1611,10 +1627,114 @@ static void stop_under_load_leaves_nothing(void **state) {
     glia_http_stop(NULL, 0);
 }
 
+/* ------------------------------------------------------------------ handlers beside the workers */
+
+enum { HANDLERS = 8, CROWD = HANDLERS + 4 };
+
+static void crowd_at_the_gate(server *s, client *c, const char *request) {
+    for (int i = 0; i < CROWD; i++) {
+        c[i] = connect_to(s->port);
+        say(&c[i], request);
+    }
+}
+
+static void open_the_gate(server *s, client *c) {
+    atomic_store(&s->a.gate_is_open, true);
+    for (int i = 0; i < CROWD; i++) {
+        expect(hear(&c[i]), 200, "through");
+        hang_up(&c[i]);
+    }
+    assert_int_equal(atomic_load(&s->a.n_at_gate), CROWD);
+}
+
+static void quick_routes_answer_while_all_handlers_work(void **state) {
+    (void)state;
+    server s;
+    start(&s);
+    client c[CROWD], late[40];
+    crowd_at_the_gate(&s, c, GET("/gate"));
+    WAIT_FOR(atomic_load(&s.a.n_at_gate) == HANDLERS);
+    for (int i = 0; i < 40; i++) late[i] = connect_to(s.port); /* some for every worker */
+    for (int i = 0; i < 40; i++) expect(get(&late[i], "/quick"), 200, "hello");
+    for (int i = 0; i < 40; i++) expect(get(&late[i], "/nowhere"), 404, NULL);
+    assert_int_equal(atomic_load(&s.a.n_at_gate), HANDLERS);
+    for (int i = 0; i < 40; i++) say(&late[i], GET("/hello"));
+    open_the_gate(&s, c);
+    for (int i = 0; i < 40; i++) {
+        expect(hear(&late[i]), 200, "hello");
+        hang_up(&late[i]);
+    }
+    stop(&s, 1000);
+}
+
+static void long_bodies_leave_room_for_short_ones(void **state) {
+    (void)state;
+    enum { N = 100 * 1024 };
+    server s;
+    start(&s);
+    client c[CROWD];
+    static char text[N + 200];
+    int n = snprintf(text, sizeof text, "POST /gate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", N);
+    memset(text + n, 'x', N);
+    crowd_at_the_gate(&s, c, text);
+    WAIT_FOR(atomic_load(&s.a.n_at_gate) == HANDLERS / 2);
+    client other = connect_to(s.port);
+    for (int i = 0; i < 20; i++) expect(get(&other, "/hello"), 200, "hello");
+    assert_int_equal(atomic_load(&s.a.n_at_gate), HANDLERS / 2);
+    hang_up(&other);
+    open_the_gate(&s, c);
+    stop(&s, 1000);
+}
+
+static void client_that_leaves_during_its_handler_is_told_to_its_generator(void **state) {
+    (void)state;
+    server s;
+    start(&s);
+    client c = connect_to(s.port);
+    say(&c, GET("/gate?then=gen&produce=0"));
+    WAIT_FOR(atomic_load(&s.a.n_at_gate) == 1);
+    hang_up(&c);
+    sleep_ms(200); /* the service thread has seen it */
+    atomic_store(&s.a.gate_is_open, true);
+    WAIT_FOR(atomic_load(&s.a.n_freed) == 1);
+    assert_int_equal(atomic_load(&s.a.n_gone), 1);
+    stop(&s, 1000);
+}
+
+static void *open_later(void *p) {
+    app *a = p;
+    sleep_ms(150);
+    atomic_store(&a->gate_is_open, true);
+    return NULL;
+}
+
+/* Those that work are waited for; those that wait for a thread are not begun. */
+static void stop_while_handlers_work(void **state) {
+    (void)state;
+    static const char *const requests[] = {GET("/gate"), GET("/gate?then=gen&produce=0"), GET("/gate?then=gen&mode=f")};
+    for (size_t k = 0; k < sizeof requests / sizeof *requests; k++) {
+        server s;
+        start(&s);
+        client c[CROWD];
+        pthread_t t;
+        crowd_at_the_gate(&s, c, requests[k]);
+        WAIT_FOR(atomic_load(&s.a.n_at_gate) == HANDLERS);
+        assert_int_equal(pthread_create(&t, NULL, open_later, &s.a), 0);
+        stop(&s, 0);
+        pthread_join(t, NULL);
+        assert_int_equal(atomic_load(&s.a.n_at_gate), HANDLERS);
+        assert_int_equal(atomic_load(&s.a.n_freed), k ? HANDLERS : 0);
+        for (int i = 0; i < CROWD; i++) {
+            while (fill(&c[i])) {} /* an answer or none, then an end */
+            hang_up(&c[i]);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------ faults */
 
 /* The n-th allocation of the worker fails during the request after the one that arms it: the client gets its answer or
- * an error or an end, and the server lives on.  One worker, so that both meet on one thread. */
+ * an error or an end, and the server lives on.  One worker and quick routes, so that both meet on one thread. */
 static void out_of_memory_is_answered(void **state) {
     (void)state;
     static const char *const texts[] = {
@@ -1630,7 +1750,10 @@ static void out_of_memory_is_answered(void **state) {
     glia_http_params p = default_params();
     p.n_threads = 1, p.max_connections = 100;
     p.error_body = NULL; /* the plain line is allocated, too */
-    start_with(&s, p);
+    glia_http_route quick[sizeof routes / sizeof *routes];
+    memcpy(quick, routes, sizeof routes);
+    for (size_t i = 0; quick[i].method; i++) quick[i].traits |= GLIA_HTTP_QUICK;
+    start_with_routes(&s, p, quick);
     int n_507 = 0;
     for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
         for (int n = 1; n < 16; n++) {
@@ -1732,6 +1855,10 @@ int main(void) {
         T(stop_lets_running_replies_finish),
         T(stop_with_clients_that_never_read),
         T(stop_under_load_leaves_nothing),
+        T(quick_routes_answer_while_all_handlers_work),
+        T(long_bodies_leave_room_for_short_ones),
+        T(client_that_leaves_during_its_handler_is_told_to_its_generator),
+        T(stop_while_handlers_work),
         T(out_of_memory_is_answered),
         T(start_without_memory_fails_cleanly),
     };
