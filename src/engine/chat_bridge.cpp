@@ -86,13 +86,12 @@ namespace {
 constexpr int64_t  template_bytes    = (int64_t) 256 << 20; /* held at once, beside 32 times the input (long texts take 18) */
 constexpr uint64_t template_allocs   = 20u << 20;
 constexpr uint64_t message_allocs    = 20u << 10; /* more for every message: llama.cpp's interpreter takes 900 and more for one */
+constexpr double   template_seconds  = 2; /* of CPU time: a busy machine changes nothing */
 #ifdef __SANITIZE_ADDRESS__ /* whose allocator takes several times as long */
-constexpr double   clock_scale       = 8;
+constexpr double   message_seconds   = 8e-3;
 #else
-constexpr double   clock_scale       = 1;
+constexpr double   message_seconds   = 1e-3; /* more for every message: 0.15 ms is usual */
 #endif
-constexpr double   template_seconds  = 2 * clock_scale;    /* of CPU time: a busy machine changes nothing */
-constexpr double   message_seconds   = 1e-3 * clock_scale; /* more for every message: 0.15 ms is usual */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) /* they wipe the shadow of a whole stack for every thread */
 constexpr size_t   template_stack   = (size_t) 512 << 20;
 #else

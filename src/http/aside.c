@@ -98,6 +98,7 @@ glia_status http_aside_start(struct http_aside **out, glia_err *err) {
     for (; a->n_threads < N_THREADS; a->n_threads++) {
         if (!pthread_create(&a->threads[a->n_threads], NULL, run, a)) continue;
         http_aside_stop(a);
+        http_aside_free(a);
         *out = NULL;
         return glia_fail(err, GLIA_EIO, "cannot start an HTTP thread: out of memory or threads");
     }
@@ -111,6 +112,10 @@ void http_aside_stop(struct http_aside *a) {
     pthread_cond_broadcast(&a->some);
     pthread_mutex_unlock(&a->mu);
     for (size_t i = 0; i < a->n_threads; i++) pthread_join(a->threads[i], NULL);
+}
+
+void http_aside_free(struct http_aside *a) {
+    if (!a) return;
     pthread_mutex_destroy(&a->mu);
     pthread_cond_destroy(&a->some);
     glia_free(a);

@@ -249,7 +249,8 @@ int64_t http_now_ms(void);
 
 /* aside.c */
 glia_status http_aside_start(struct http_aside **out, glia_err *err);
-void http_aside_stop(struct http_aside *a); /* when all that was given is handled; NULL is fine */
+void http_aside_stop(struct http_aside *a); /* when all that was given is handled; nothing is taken any more; NULL is fine */
+void http_aside_free(struct http_aside *a); /* stopped, and no worker is left to ask */
 /* Suspend rq and run http_handle elsewhere; then on_request is called in HTTP_PHASE_ASIDE.  False: do it here. */
 bool http_aside_give(glia_http_request *rq);
 

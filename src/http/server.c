@@ -123,6 +123,7 @@ static void free_server(struct glia_http *h) {
         settle(&h->workers[i]);
         MHD_stop_daemon(h->workers[i].daemon);
     }
+    http_aside_free(h->aside);
     for (size_t i = 0; i < h->n_linger_in; i++) close(h->linger_in[i].fd);
     for (size_t i = 0; i < h->n_listeners; i++) {
         http_unlisten(&h->listeners[i]);

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import tempfile
+import threading
 import unittest
 
 SOURCE = os.environ.get("GLIA_SOURCE_DIR", "")
@@ -201,11 +202,19 @@ class Mutation(unittest.TestCase):
         env = dict(os.environ, MALLOC_PERTURB_="85")
         if seed:
             env.update(SOAK_REQUESTS=REQUESTS, SOAK_SEED=seed, SOAK_FAMILIES="llama")
-        try:
-            p = subprocess.run([program], capture_output=True, text=True, timeout=120, env=env)
-        except subprocess.TimeoutExpired:
-            return None, "it hangs"
-        return p.returncode, self.reason(p.stdout + p.stderr)
+        p = subprocess.Popen([program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env)
+        hangs = threading.Event()
+        watchdog = threading.Timer(120, lambda: (hangs.set(), p.kill()))
+        watchdog.start()
+        said = ""
+        for line in p.stdout:
+            said += line
+            if "[  FAILED  ]" in line:  # found: what else fails is not asked
+                p.kill()
+        p.wait()
+        watchdog.cancel()
+        p.stdout.close()
+        return (None, "it hangs") if hangs.is_set() else (p.returncode, self.reason(said))
 
     def all_found(self, target, mutants, seeds):
         self.commands = commands()

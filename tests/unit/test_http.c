@@ -1627,6 +1627,38 @@ static void stop_under_load_leaves_nothing(void **state) {
     glia_http_stop(NULL, 0);
 }
 
+static void *ask_until_refused(void *port) {
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons((uint16_t)(uintptr_t)port)};
+    sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (bool up = true; up;) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        char scrap[512];
+        up = fd >= 0 && !connect(fd, (struct sockaddr *)&sa, sizeof sa);
+        for (int i = 0; up && i < 20; i++) { /* on a connection that was there before the server stopped, too */
+            const char *text = i % 2 ? GET("/hello") : GET("/quick");
+            if (send(fd, text, strlen(text), MSG_NOSIGNAL) < 0 || recv(fd, scrap, sizeof scrap, 0) <= 0) break;
+        }
+        if (fd >= 0) close(fd);
+    }
+    return NULL;
+}
+
+static void stop_while_requests_come_in(void **state) {
+    (void)state;
+    for (int round = 0; round < 25; round++) {
+        server s;
+        start(&s);
+        pthread_t t[6];
+        for (int i = 0; i < 6; i++) {
+            assert_int_equal(pthread_create(&t[i], NULL, ask_until_refused, (void *)(uintptr_t)s.port), 0);
+        }
+        WAIT_FOR(atomic_load(&s.a.n_replies) >= 20);
+        sleep_ms(round % 5);
+        stop(&s, (unsigned)round % 3);
+        for (int i = 0; i < 6; i++) pthread_join(t[i], NULL);
+    }
+}
+
 /* ------------------------------------------------------------------ handlers beside the workers */
 
 enum { HANDLERS = 8, CROWD = HANDLERS + 4 };
@@ -1855,6 +1887,7 @@ int main(void) {
         T(stop_lets_running_replies_finish),
         T(stop_with_clients_that_never_read),
         T(stop_under_load_leaves_nothing),
+        T(stop_while_requests_come_in),
         T(quick_routes_answer_while_all_handlers_work),
         T(long_bodies_leave_room_for_short_ones),
         T(client_that_leaves_during_its_handler_is_told_to_its_generator),
