@@ -37,6 +37,7 @@ set(args -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_COMMON
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF
     -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_SUBPROCESS=OFF -DLLAMA_ALL_WARNINGS=OFF
     -DGGML_CCACHE=ON)
+set(trim "${CMAKE_CURRENT_LIST_DIR}/LlamaTrim.cmake")
 if(NOT GLIA_LLAMA_DIR)
     # else it would take Glia's own commit, in whose folder it lies
     string(REGEX REPLACE "\\.tar.*" "" commit "${version}")
@@ -95,7 +96,6 @@ set(bin "${GLIA_LLAMA_BIN}")
 set(GLIA_LLAMA_LIBS
     "${bin}/common/libllama-common.a"
     "${bin}/common/libllama-common-base.a"
-    "${bin}/vendor/cpp-httplib/libcpp-httplib.a"
     "${bin}/src/libllama.a"
     "${bin}/ggml/src/libggml.a")
 foreach(b IN LISTS backends)
@@ -113,7 +113,9 @@ endif()
 # The key must not depend on where the compiler's path is spelled, nor on the machine's cores.
 set(keyed ${args})
 list(FILTER keyed EXCLUDE REGEX "COMPILER=")
-string(SHA256 key "${version} ${keyed} ${targets}")
+file(SHA256 "${trim}" trim_hash)
+string(SHA256 key "${version} ${keyed} ${targets} ${trim_hash}")
+list(APPEND args "-DCMAKE_PROJECT_llama.cpp_INCLUDE=${trim}")
 string(JOIN "|" joined_args ${args})
 string(JOIN "|" joined_targets ${targets})
 set(run "${CMAKE_COMMAND}" "-DSRC=${GLIA_LLAMA_SRC}" "-DBIN=${GLIA_LLAMA_BIN}" "-DARGS=${joined_args}"

@@ -113,16 +113,26 @@ if(TARGET glia)
             endif()
             add_test(NAME ${name} COMMAND "${Python3_EXECUTABLE}" "${source}" -v)
             glia_test_properties(${name} ${kind} ${api_timeout})
-            if(name MATCHES "^api\\.(load|memory)$") # a thousand connections; memory of the whole machine
+            if(name STREQUAL "api.memory") # of the whole machine
                 set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
             endif()
         endforeach()
     endforeach()
 endif()
 
-if(TEST e2e.mutation) # some thirty programs are linked and run
+if(TEST e2e.mutation) # some forty programs are linked and run
     set_tests_properties(e2e.mutation PROPERTIES TIMEOUT 900)
 endif()
+
+# -- the longest first, so that none of them is left alone at the end
+set(cost 20)
+foreach(name unit.harvest unit.soak unit.grammar api.engine api.openapi e2e.archs api.load api.structured api.templates
+        e2e.smalltalk api.tools e2e.mutation)
+    if(TEST ${name})
+        set_tests_properties(${name} PROPERTIES COST ${cost})
+    endif()
+    math(EXPR cost "${cost} + 1")
+endforeach()
 
 # -- llama.cpp's generator of tiny models of every architecture: its own test program, built from the fetched source
 if(TARGET glia AND NOT GLIA_SANITIZE AND NOT GLIA_FUZZ AND EXISTS "${GLIA_LLAMA_SRC}/tests/test-llama-archs.cpp")

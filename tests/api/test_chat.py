@@ -109,16 +109,20 @@ class Chat(ApiTest):
         self.assertEqual([c["top_logprobs"] for c in r["choices"][0]["logprobs"]["content"]], [[], []])
 
     def test_max_tokens_beyond_the_context_is_refused_with_what_is_left(self):
-        long = "word " * 900
-        _, tokens = server.post("/v1/tokenize", {"messages": [{"role": "user", "content": long}]})
-        self.assertLess(tokens["count"], 1024)
-        left = 1024 - tokens["count"]
-        status, r = server.chat(long, max_tokens=left + 1, ignore_eos=True)
-        self.assertEqual((status, r["error"]["param"], r["error"]["code"]), (400, "max_tokens", "context_length_exceeded"))
-        self.assertIn("at most %d are left" % left, r["error"]["message"])
-        status, r = server.chat(long, max_tokens=-1, ignore_eos=True)  # until the context is full
-        self.assertEqual((status, r["choices"][0]["finish_reason"]), (200, "length"))
-        self.assertEqual(r["usage"]["total_tokens"], 1024)
+        small = harness.Server(args=["--ctx", "256"])
+        try:
+            long = "word " * 180
+            _, tokens = small.post("/v1/tokenize", {"messages": [{"role": "user", "content": long}]})
+            self.assertLess(tokens["count"], 256)
+            left = 256 - tokens["count"]
+            status, r = small.chat(long, max_tokens=left + 1, ignore_eos=True)
+            self.assertEqual((status, r["error"]["param"], r["error"]["code"]), (400, "max_tokens", "context_length_exceeded"))
+            self.assertIn("at most %d are left" % left, r["error"]["message"])
+            status, r = small.chat(long, max_tokens=-1, ignore_eos=True)  # until the context is full
+            self.assertEqual((status, r["choices"][0]["finish_reason"]), (200, "length"))
+            self.assertEqual(r["usage"]["total_tokens"], 256)
+        finally:
+            small.stop()
 
 
 class Sampling(ApiTest):
