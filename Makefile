@@ -66,8 +66,8 @@ demo: build
 run: build
 	@$(BUILD)/glia serve --model $(MODEL) $(ARGS)
 
-test: deps sdks smalltalk
-	@$(MAKE) --no-print-directory build
+test: deps
+	@$(MAKE) --no-print-directory -j3 build sdks smalltalk
 	@$(MAKE) --no-print-directory build-asan
 	@$(MAKE) --no-print-directory build-tsan TSAN_TARGET=glia_thread_tests
 	@tools/run_tests.sh $(BUILD) build-asan:"unit|api|fault|fuzz" build-tsan:threads
