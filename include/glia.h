@@ -335,6 +335,7 @@ typedef struct glia_constraint {
     const char *prefix;          /* what the grammar has read before the answer begins; NULL: nothing */
     const char *const *triggers; /* [n_triggers] free text until one of these, which the grammar then reads; none: at once */
     size_t n_triggers;
+    bool begins;                 /* no free text before it: the answer begins with one of the triggers */
     const char *const *kept;     /* [n_kept] special tokens that are part of the text when they are drawn */
     size_t n_kept;
 } glia_constraint;

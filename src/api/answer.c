@@ -6,6 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
+static bool is_blank(const char *s, size_t n) {
+    while (n && strchr(" \t\r\n", s[n - 1])) n--;
+    return !n;
+}
+
 /* What the text says so far.  An answer that is not of the model's format is taken as it stands. */
 static glia_status read_all(glia_job *j, glia_choice *c, bool partial, glia_err *err) {
     const char *text = c->text.p ? c->text.p : "";
@@ -19,12 +24,15 @@ static glia_status read_all(glia_job *j, glia_choice *c, bool partial, glia_err 
     if (st == GLIA_EINVAL && !partial) { /* cut by its length, most often: then what there is of it */
         st = glia_chat_parse(j->chat, text, c->text.n, true, &json, &n, err);
     }
+    bool lost = false; /* the parser passed over all of it: as good as not of the format */
     if (!st) {
         st = glia_answer_read_json(&c->answer, json, n, err);
         glia_free(json);
-        return st;
+        const glia_answer *a = &c->answer;
+        lost = !st && !partial && !a->content.n && !a->reasoning.n && !a->n_calls && !is_blank(text, c->text.n);
+        if (!lost) return st;
     }
-    if (st != GLIA_EINVAL) return st;
+    if (!lost && st != GLIA_EINVAL) return st;
     if (partial || c->n_reasoning || c->n_calls) return GLIA_OK; /* nothing new */
     c->answer.content.n = c->answer.n_calls = c->answer.reasoning.n = 0;
     return glia_buf_add(&c->answer.content, text, c->text.n) ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory");

@@ -275,6 +275,7 @@ extern "C" void glia_bridge_templates_free(glia_templates * t) {
 namespace {
 constexpr size_t max_grammar_bytes = 1u << 20;
 constexpr size_t max_answer_bytes  = 16u << 20;
+constexpr auto   reasoning_format  = COMMON_REASONING_FORMAT_DEEPSEEK;
 
 /* A glia_chat with the strings that it points to.  The public part comes first: one is the other. */
 struct chat {
@@ -314,7 +315,7 @@ common_chat_templates_inputs read_inputs(const common_json & root) {
     common_chat_templates_inputs in;
     in.messages              = common_chat_msgs_parse_oaicompat(root.at("messages"));
     in.add_generation_prompt = true;
-    in.reasoning_format      = COMMON_REASONING_FORMAT_DEEPSEEK;
+    in.reasoning_format      = reasoning_format;
     if (root.contains("tools")) {
         in.tools = common_chat_tools_parse_oaicompat(root.at("tools"));
     }
@@ -344,6 +345,52 @@ bool waits_for_text(const common_chat_params & p) {
         }
     }
     return p.grammar_lazy && !p.grammar.empty() && !p.grammar_triggers.empty();
+}
+
+/* Does the prompt end within the reasoning?  A call that is demanded at once would be part of it. */
+bool opens_reasoning(const common_chat_params & p) {
+    const size_t at = p.thinking_start_tag.empty() ? std::string::npos : p.generation_prompt.rfind(p.thinking_start_tag);
+    if (at == std::string::npos || p.thinking_end_tags.empty()) {
+        return false;
+    }
+    for (const auto & tag : p.thinking_end_tags) {
+        if (p.generation_prompt.find(tag, at) != std::string::npos) {
+            return false;
+        }
+    }
+    return true;
+}
+
+common_chat_parser_params parser_of(const common_chat_params & p) {
+    common_chat_parser_params parser(p);
+    parser.reasoning_format = reasoning_format;
+    if (!p.parser.empty()) {
+        parser.parser.load(p.parser);
+    }
+    return parser;
+}
+
+/* Is an answer that begins with a call read as one? */
+bool sees_call(const common_chat_params & p) {
+    try {
+        const common_chat_msg msg = common_chat_parse(p.grammar_triggers.front().value, true, parser_of(p));
+        return msg.content.empty() && msg.reasoning_content.empty();
+    } catch (const std::exception &) {
+        return false;
+    }
+}
+
+/* For a template that cannot leave reasoning out.  Which white space its parser takes behind the end is tried. */
+void close_reasoning(common_chat_params & p) {
+    const common_chat_params open = p;
+    for (const char * space : { "\n\n", "\n", "" }) {
+        const std::string closing = (open.prompt.back() == '\n' ? "" : "\n") + open.thinking_end_tags.front() + space;
+        p.prompt                  = open.prompt + closing;
+        p.generation_prompt       = open.generation_prompt + closing;
+        if (sees_call(p)) {
+            return;
+        }
+    }
 }
 
 /* A grammar that waits for a pattern, not for a text, is left out: the answer is then free, and still parsed. */
@@ -402,6 +449,12 @@ glia_status render(const glia_templates * t, const char * json, size_t n_json, g
         if (required && !waits_for_text(p)) {
             in.tool_choice = COMMON_CHAT_TOOL_CHOICE_REQUIRED;
             p              = common_chat_templates_apply(t->ptr.get(), in);
+        } else if (required && opens_reasoning(p) && !sees_call(p)) {
+            in.enable_thinking = false;
+            p                  = common_chat_templates_apply(t->ptr.get(), in);
+            if (opens_reasoning(p)) {
+                close_reasoning(p);
+            }
         }
         if (p.prompt.size() > max_prompt_bytes) {
             return glia_fail_at(err, GLIA_ETOOLARGE, "messages", "the rendered prompt is larger than 64 MiB");
@@ -416,15 +469,11 @@ glia_status render(const glia_templates * t, const char * json, size_t n_json, g
         if (c->pub.parses) {
             take_grammar(*c, p);
             if (in.tool_choice == COMMON_CHAT_TOOL_CHOICE_AUTO && required) {
-                c->triggers.clear(); /* at once */
+                c->pub.constraint.begins = true; /* at once; its root may match nothing */
             }
-            c->kept                    = p.preserved_tokens;
-            c->stops                   = p.additional_stops;
-            c->parser                  = common_chat_parser_params(p);
-            c->parser.reasoning_format = in.reasoning_format;
-            if (!p.parser.empty()) {
-                c->parser.parser.load(p.parser);
-            }
+            c->kept   = p.preserved_tokens;
+            c->stops  = p.additional_stops;
+            c->parser = parser_of(p);
         }
         publish(*c);
         *out = &c.release()->pub;

@@ -43,6 +43,24 @@ TIME = {"type": "function", "function": {"name": "get_time", "parameters": {
     "type": "object", "required": ["zone"], "properties": {"zone": {"type": "integer", "minimum": -12, "maximum": 12}}}}}
 NOW = {"type": "function", "function": {"name": "now"}}
 
+# The same, whose prompts end within the reasoning: always, or unless it is switched off.
+THINKS = HERMES.replace("""<|im_start|>assistant
+{{ message.content }}""", """<|im_start|>assistant
+{% if message.reasoning_content %}<think>
+{{ message.reasoning_content }}
+</think>
+
+{% endif %}{{ message.content }}""").replace("""<|im_start|>assistant
+{% endif %}""", """<|im_start|>assistant
+<think>
+{% endif %}""")
+MAY_THINK = THINKS.replace("""<think>
+{% endif %}""", """<think>
+{% if enable_thinking is defined and enable_thinking is false %}
+</think>
+
+{% endif %}{% endif %}""")
+
 
 def with_template(source, target, template):
     """A copy of a GGUF file with another chat template."""
@@ -133,6 +151,26 @@ class Tools(ApiTest):
                 self.assertIsNone(choice["message"]["content"])
                 call, = choice["message"]["tool_calls"]
                 self.check_call(call)
+
+    def test_required_is_enforced_on_a_model_that_would_not(self):
+        """Random weights and tokens of one byte each: what the grammar allows comes, an empty answer too."""
+        for name, template in (("plain", HERMES), ("thinks", THINKS), ("may think", MAY_THINK)):
+            path = os.path.join(folder.name, "random.gguf")
+            with_template(harness.tiny(), path, template)
+            s = harness.Server(path, ["--ctx", "2048", "--parallel", "1"])
+            try:
+                for seed in range(6):
+                    with self.subTest(template=name, seed=seed):
+                        choice, = self.ask(s, tools=[NOW, TIME], tool_choice="required", parallel_tool_calls=False,
+                                           temperature=1.5, seed=seed, max_tokens=900)
+                        self.assertEqual(choice["finish_reason"], "tool_calls", choice)
+                        self.assertFalse(choice["message"].get("reasoning_content"))
+                        call, = choice["message"]["tool_calls"]
+                        self.check_call(call, ("now", "get_time"))
+                _, r = s.post("/v1/tokenize", {"messages": [{"role": "user", "content": "x"}], "tools": [NOW]})
+                self.assertEqual(r["prompt"].endswith("<think>\n"), name != "plain", r["prompt"])  # auto may think
+            finally:
+                s.stop()
 
     def test_a_named_function_is_the_one(self):
         for s in self.each():

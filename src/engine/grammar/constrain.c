@@ -13,6 +13,7 @@ struct glia_rules {
     char *prefix;
     char *triggers[MAX_TRIGGERS];
     size_t n_triggers, longest; /* bytes of the longest trigger */
+    bool begins;                /* the text begins with one of them */
     int32_t kept[MAX_KEPT];
     size_t n_kept;
 };
@@ -20,7 +21,8 @@ struct glia_rules {
 struct glia_constrainer {
     const glia_rules *r;
     glia_matcher *matcher; /* NULL: no trigger has come yet */
-    glia_buf tail;         /* without a matcher: the end of the text, enough for a trigger to begin in */
+    glia_buf tail;         /* without a matcher: the end of the text, enough for a trigger to begin in; all of it, until opened */
+    bool opened;           /* the text begins as it must */
     glia_err err;
 };
 
@@ -76,6 +78,24 @@ static glia_status new_matcher(const glia_rules *r, glia_matcher **out, glia_err
     return st;
 }
 
+/* May this grammar begin with one of its triggers?  (It may match nothing at all, and a demanded call would not come.) */
+static glia_status check_beginnings(const glia_rules *r, glia_err *err) {
+    glia_match m = GLIA_MATCH_NO;
+    for (size_t i = 0; i < r->n_triggers && m == GLIA_MATCH_NO; i++) {
+        glia_matcher *trial;
+        glia_status st = new_matcher(r, &trial, err);
+        if (st) return st;
+        m = glia_matcher_read(trial, r->triggers[i], strlen(r->triggers[i]));
+        if (m == GLIA_MATCH_FAILED)
+            st = glia_fail_at(err, glia_matcher_no_memory(trial) ? GLIA_ENOMEM : GLIA_EINVAL, "grammar", "%s",
+                              glia_matcher_why(trial));
+        glia_matcher_free(trial);
+        if (st) return st;
+    }
+    if (m == GLIA_MATCH_YES) return GLIA_OK;
+    return glia_fail_at(err, GLIA_EINVAL, "grammar", "the grammar begins with none of its triggers");
+}
+
 glia_status glia_rules_new(glia_rules **out, const glia_constraint *c, const glia_lexicon *lex, glia_err *err) {
     glia_status st = GLIA_OK;
     glia_matcher *trial = NULL;
@@ -86,6 +106,8 @@ glia_status glia_rules_new(glia_rules **out, const glia_constraint *c, const gli
     if (c->grammar) {
         if ((st = glia_grammar_new(&r->grammar, c->grammar, c->n_grammar, err))) goto done;
         if ((st = copy_triggers(r, c, err))) goto done;
+        r->begins = c->begins;
+        if (r->begins && (st = check_beginnings(r, err))) goto done;
         if (c->prefix && c->prefix[0] && !r->n_triggers) {
             if (strlen(c->prefix) > MAX_PREFIX) st = glia_fail(err, GLIA_EINVAL, "the answer's beginning is too long");
             else if (!(r->prefix = glia_strdup(c->prefix))) st = glia_fail(err, GLIA_ENOMEM, "out of memory");
@@ -115,7 +137,8 @@ glia_status glia_constrainer_new(glia_constrainer **out, const glia_rules *r, gl
     glia_constrainer *c = glia_calloc(1, sizeof *c);
     if (!c) return glia_fail(err, GLIA_ENOMEM, "out of memory for the grammar");
     c->r = r;
-    glia_status st = r->n_triggers ? GLIA_OK : new_matcher(r, &c->matcher, err);
+    c->opened = !r->begins;
+    glia_status st = r->n_triggers && !r->begins ? GLIA_OK : new_matcher(r, &c->matcher, err);
     if (st) glia_constrainer_free(c);
     else *out = c;
     return st;
@@ -178,10 +201,32 @@ static glia_match read_free(glia_constrainer *c, int32_t token, bool keep) {
     return result;
 }
 
+/* Does the text begin with a trigger, or with a part of one, when these bytes follow?  *whole: with all of it. */
+static bool fits_opening(const glia_constrainer *c, const char *text, size_t n, bool *whole) {
+    bool fits = false;
+    *whole = false;
+    for (size_t i = 0; i < c->r->n_triggers; i++) {
+        const char *t = c->r->triggers[i];
+        size_t left = strlen(t), had = c->tail.n; /* had < left: else it was opened, or another one is */
+        if (had > left || (had && memcmp(c->tail.p, t, had) != 0)) continue;
+        left -= had;
+        if (memcmp(t + had, text, n < left ? n : left) != 0) continue;
+        fits = true;
+        *whole |= n >= left;
+    }
+    return fits;
+}
+
+/* Before the answer has opened: may it go on with this text? */
+static bool may_follow(const glia_constrainer *c, const char *text, size_t n) {
+    bool whole;
+    return c->opened || fits_opening(c, text, n, &whole);
+}
+
 /* A token as far as its kind goes: YES and NO are final, FAILED means: look at its text. */
 static glia_match by_kind(const glia_constrainer *c, int32_t token) {
     uint8_t kind = c->r->lex->kind[token];
-    if (kind == GLIA_TOKEN_EOG && (!c->matcher || glia_matcher_may_end(c->matcher))) return GLIA_MATCH_YES;
+    if (kind == GLIA_TOKEN_EOG && glia_constrainer_may_end(c)) return GLIA_MATCH_YES;
     if (kind != GLIA_TOKEN_TEXT && glia_rules_keeps(c->r, token)) return GLIA_MATCH_FAILED;
     if (kind == GLIA_TOKEN_EOG) return GLIA_MATCH_NO;
     if (kind == GLIA_TOKEN_SPECIAL) return c->matcher ? GLIA_MATCH_NO : GLIA_MATCH_YES;
@@ -194,7 +239,7 @@ glia_match glia_constrainer_allows(glia_constrainer *c, int32_t token) {
     if (m != GLIA_MATCH_FAILED) return m;
     if (!c->matcher) return read_free(c, token, false);
     const char *text = glia_lexicon_text(c->r->lex, token, &n);
-    if (!n) return GLIA_MATCH_NO; /* it would never come to an end */
+    if (!n || !may_follow(c, text, n)) return GLIA_MATCH_NO; /* without text it would never come to an end */
     glia_matcher_try_begin(c->matcher);
     m = checked(c, glia_matcher_try(c->matcher, text, n, 0));
     glia_matcher_try_end(c->matcher);
@@ -214,7 +259,7 @@ int32_t glia_constrainer_mask(glia_constrainer *c, uint64_t *bits) {
         if (l->shared[i] < shared) shared = l->shared[i];
         glia_match m = by_kind(c, id);
         if (m == GLIA_MATCH_FAILED && !c->matcher) m = read_free(c, id, false);
-        else if (m == GLIA_MATCH_FAILED && !n) m = GLIA_MATCH_NO;
+        else if (m == GLIA_MATCH_FAILED && (!n || !may_follow(c, text, n))) m = GLIA_MATCH_NO;
         else if (m == GLIA_MATCH_FAILED) {
             m = checked(c, glia_matcher_try(c->matcher, text, n, shared));
             shared = GLIA_MATCH_BYTES; /* with this one now */
@@ -232,10 +277,16 @@ glia_match glia_constrainer_accept(glia_constrainer *c, int32_t token) {
     if (!c->matcher) return read_free(c, token, true);
     if (by_kind(c, token) != GLIA_MATCH_FAILED) return GLIA_MATCH_YES; /* an end: nothing to read */
     const char *text = glia_lexicon_text(c->r->lex, token, &n);
+    if (!c->opened) {
+        if (!fits_opening(c, text, n, &c->opened)) return GLIA_MATCH_NO;
+        if (!glia_buf_add(&c->tail, text, n)) return failed(c, GLIA_ENOMEM, "out of memory for the grammar");
+    }
     return checked(c, glia_matcher_read(c->matcher, text, n));
 }
 
-bool glia_constrainer_may_end(const glia_constrainer *c) { return !c->matcher || glia_matcher_may_end(c->matcher); }
+bool glia_constrainer_may_end(const glia_constrainer *c) {
+    return !c->matcher || (c->opened && glia_matcher_may_end(c->matcher));
+}
 
 glia_status glia_constrainer_why(const glia_constrainer *c, glia_err *err) {
     if (err) *err = c->err;
