@@ -21,8 +21,8 @@ struct glia_rules {
 struct glia_constrainer {
     const glia_rules *r;
     glia_matcher *matcher; /* NULL: no trigger has come yet */
-    glia_buf tail;         /* without a matcher: the end of the text, enough for a trigger to begin in; all of it, until opened */
-    bool opened;           /* the text begins as it must */
+    glia_buf tail;         /* without a matcher: the end of the text, enough for a trigger to begin in */
+    bool opened;           /* the text begins as it must; until then tail is all of it */
     glia_err err;
 };
 
