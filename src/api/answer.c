@@ -6,9 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool is_blank(const char *s, size_t n) {
-    while (n && strchr(" \t\r\n", s[n - 1])) n--;
-    return !n;
+/* Did the parser leave nothing of a text that says something?  That is as good as not of its format. */
+static bool passed_over(const glia_choice *c) {
+    const glia_answer *a = &c->answer;
+    size_t n = c->text.n;
+    while (n && strchr(" \t\r\n", c->text.p[n - 1])) n--;
+    return n && !a->content.n && !a->reasoning.n && !a->n_calls;
 }
 
 /* What the text says so far.  An answer that is not of the model's format is taken as it stands. */
@@ -24,15 +27,13 @@ static glia_status read_all(glia_job *j, glia_choice *c, bool partial, glia_err 
     if (st == GLIA_EINVAL && !partial) { /* cut by its length, most often: then what there is of it */
         st = glia_chat_parse(j->chat, text, c->text.n, true, &json, &n, err);
     }
-    bool lost = false; /* the parser passed over all of it: as good as not of the format */
     if (!st) {
         st = glia_answer_read_json(&c->answer, json, n, err);
         glia_free(json);
-        const glia_answer *a = &c->answer;
-        lost = !st && !partial && !a->content.n && !a->reasoning.n && !a->n_calls && !is_blank(text, c->text.n);
-        if (!lost) return st;
+        if (st || partial || !passed_over(c)) return st;
+    } else if (st != GLIA_EINVAL) {
+        return st;
     }
-    if (!lost && st != GLIA_EINVAL) return st;
     if (partial || c->n_reasoning || c->n_calls) return GLIA_OK; /* nothing new */
     c->answer.content.n = c->answer.n_calls = c->answer.reasoning.n = 0;
     return glia_buf_add(&c->answer.content, text, c->text.n) ? GLIA_OK : glia_fail(err, GLIA_ENOMEM, "no memory");

@@ -5,8 +5,9 @@
  * read files for seconds, but not wait: whatever waits for the engine answers with a *generator* (below), which is pulled.
  *
  * What follows of one request (start, read, gone, free) runs on the one HTTP thread of its connection; handlers of
- * quick routes, too.  None of these run at the same time.  A connection waiting for its generator is suspended; a watcher polls for POLLRDHUP, since libmicrohttpd does not see
- * a client vanish meanwhile, and has gone() called.  A client that closes only its sending half counts as gone.
+ * quick routes, too.  None of these run at the same time.  A connection waiting for its generator is suspended; a
+ * watcher polls for POLLRDHUP, since libmicrohttpd does not see a client vanish meanwhile, and has gone() called.  A
+ * client that closes only its sending half counts as gone.
  *
  * Answered here, before any handler: bad targets (400), missing keys (401), foreign Host names on a server that
  * listens on loopback alone (403), unknown paths (404) and methods (405), limits (413, 431, 503), OPTIONS and CORS

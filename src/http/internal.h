@@ -203,9 +203,9 @@ struct glia_http_request {
     bool vanished; /* under server->mu */
 };
 
-void http_handle(glia_http_request *rq); /* request.c: the route's handler, which replies or defers */
-
-/* request.c: callbacks of libmicrohttpd */
+/* request.c: what happens when a request is whole, and callbacks of libmicrohttpd */
+void http_handle(glia_http_request *rq);           /* the route's handler, which replies or defers */
+http_mhd_result http_go_on(glia_http_request *rq); /* with what the handler left: a reply or a generator */
 void *http_on_target(void *worker, const char *target, struct MHD_Connection *c);
 http_mhd_result http_on_request(void *worker, struct MHD_Connection *c, const char *url, const char *method,
                                 const char *version, const char *upload, size_t *n_upload, void **request);
@@ -224,7 +224,6 @@ void http_reply_clear(glia_http_request *rq);
 
 /* stream.c */
 http_mhd_result http_generator_start(glia_http_request *rq); /* call start() until it answers or waits */
-http_mhd_result http_go_on(glia_http_request *rq);           /* with what the handler left: a reply or a generator */
 ssize_t http_generator_read(void *rq, uint64_t pos, char *out, size_t max);
 void http_generator_end(glia_http_request *rq); /* gone() if unfinished, free() */
 void http_waker_vanish(glia_http_waker *w);

@@ -63,6 +63,12 @@ static glia_status copy_triggers(glia_rules *r, const glia_constraint *c, glia_e
     return GLIA_OK;
 }
 
+/* Why m answered GLIA_MATCH_FAILED. */
+static glia_status matcher_error(const glia_matcher *m, glia_err *err) {
+    return glia_matcher_no_memory(m) ? glia_fail(err, GLIA_ENOMEM, "%s", glia_matcher_why(m))
+                                     : glia_fail_at(err, GLIA_EINVAL, "grammar", "%s", glia_matcher_why(m));
+}
+
 /* A matcher that has read the prefix. */
 static glia_status new_matcher(const glia_rules *r, glia_matcher **out, glia_err *err) {
     glia_status st = glia_matcher_new(out, r->grammar, err);
@@ -71,8 +77,7 @@ static glia_status new_matcher(const glia_rules *r, glia_matcher **out, glia_err
     if (m == GLIA_MATCH_YES) return GLIA_OK;
     st = m == GLIA_MATCH_NO
              ? glia_fail_at(err, GLIA_EINVAL, "grammar", "the grammar does not fit how the answer begins")
-         : glia_matcher_no_memory(*out) ? glia_fail(err, GLIA_ENOMEM, "%s", glia_matcher_why(*out))
-                                        : glia_fail_at(err, GLIA_EINVAL, "grammar", "%s", glia_matcher_why(*out));
+             : matcher_error(*out, err);
     glia_matcher_free(*out);
     *out = NULL;
     return st;
@@ -86,9 +91,7 @@ static glia_status check_beginnings(const glia_rules *r, glia_err *err) {
         glia_status st = new_matcher(r, &trial, err);
         if (st) return st;
         m = glia_matcher_read(trial, r->triggers[i], strlen(r->triggers[i]));
-        if (m == GLIA_MATCH_FAILED)
-            st = glia_fail_at(err, glia_matcher_no_memory(trial) ? GLIA_ENOMEM : GLIA_EINVAL, "grammar", "%s",
-                              glia_matcher_why(trial));
+        if (m == GLIA_MATCH_FAILED) st = matcher_error(trial, err);
         glia_matcher_free(trial);
         if (st) return st;
     }
@@ -151,14 +154,15 @@ void glia_constrainer_free(glia_constrainer *c) {
     glia_free(c);
 }
 
-static glia_match failed(glia_constrainer *c, glia_status st, const char *why) {
-    if (!c->err.status) (void)glia_fail_at(&c->err, st, st == GLIA_EINVAL ? "grammar" : "", "%s", why);
+static glia_match no_memory(glia_constrainer *c) {
+    if (!c->err.status) (void)glia_fail(&c->err, GLIA_ENOMEM, "out of memory for the grammar");
     return GLIA_MATCH_FAILED;
 }
 
 static glia_match checked(glia_constrainer *c, glia_match m) {
     if (m != GLIA_MATCH_FAILED) return m;
-    return failed(c, glia_matcher_no_memory(c->matcher) ? GLIA_ENOMEM : GLIA_EINVAL, glia_matcher_why(c->matcher));
+    if (!c->err.status) (void)matcher_error(c->matcher, &c->err);
+    return m;
 }
 
 /* Where the earliest trigger begins in tail + text; SIZE_MAX: in neither.  *both is that text. */
@@ -183,7 +187,7 @@ static glia_match read_free(glia_constrainer *c, int32_t token, bool keep) {
     glia_match result = GLIA_MATCH_YES;
     size_t at = find_trigger(c, text, n, &both);
     if (both.failed) {
-        result = failed(c, GLIA_ENOMEM, "out of memory for the grammar");
+        result = no_memory(c);
     } else if (at != SIZE_MAX) {
         if (new_matcher(c->r, &m, &c->err)) result = GLIA_MATCH_FAILED;
         else result = glia_matcher_read(m, both.p + at, both.n - at);
@@ -193,8 +197,7 @@ static glia_match read_free(glia_constrainer *c, int32_t token, bool keep) {
     } else if (keep && result == GLIA_MATCH_YES) {
         size_t rest = both.n < c->r->longest ? both.n : c->r->longest;
         c->tail.n = 0;
-        if (!glia_buf_add(&c->tail, both.p + (both.n - rest), rest))
-            result = failed(c, GLIA_ENOMEM, "out of memory for the grammar");
+        if (!glia_buf_add(&c->tail, both.p + (both.n - rest), rest)) result = no_memory(c);
     }
     glia_matcher_free(m);
     glia_buf_clear(&both);
@@ -279,7 +282,7 @@ glia_match glia_constrainer_accept(glia_constrainer *c, int32_t token) {
     const char *text = glia_lexicon_text(c->r->lex, token, &n);
     if (!c->opened) {
         if (!fits_opening(c, text, n, &c->opened)) return GLIA_MATCH_NO;
-        if (!glia_buf_add(&c->tail, text, n)) return failed(c, GLIA_ENOMEM, "out of memory for the grammar");
+        if (!glia_buf_add(&c->tail, text, n)) return no_memory(c);
     }
     return checked(c, glia_matcher_read(c->matcher, text, n));
 }
